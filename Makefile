@@ -1,0 +1,68 @@
+# Two commands do everything: `make run` and `make test`. `make help` lists the rest.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONWARNINGS ?= ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint types layers unit repro compile compare-fashion check-runners check-resume picture lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Install Temper and its locked dependencies into .venv
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.x" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=26,<27'
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(STAMP) ## Run the whole pipeline on the embedded digits and print the verdict
+	@temper run
+
+test: $(STAMP) lint types layers unit ## Set up, check style, types and layers, run the tests
+
+lint: $(STAMP) ## Check style (ruff)
+	@ruff format --check --quiet . && ruff check --quiet .
+
+types: $(STAMP) ## Check types (mypy, strict)
+	@mypy
+
+layers: $(STAMP) ## Check that imports point downward (import-linter)
+	@lint-imports --no-cache | tail -n 2
+
+unit: $(STAMP) ## Run the tests
+	@unset PYTHONWARNINGS; pytest
+
+repro: $(STAMP) ## Run the same steps as DVC stages (dvc repro)
+	@dvc repro
+
+compile: $(STAMP) ## Compile the Kubeflow pipeline to build/pipeline.yaml
+	@temper compile
+
+check-runners: $(STAMP) ## Run the pipeline by temper run, dvc repro and kfp, and compare every digest (about 5 minutes)
+	@python -m pipelines.checks runners
+
+check-resume: $(STAMP) ## Kill the student's training in its second phase, resume, compare the digests
+	@python -m pipelines.checks resume
+
+compare-fashion: $(STAMP) ## Compare the training methods on Fashion-MNIST and renew the README's table (about 75 minutes)
+	@python -m pipelines.comparison --data $(FASHION_MNIST) --readme README.md
+
+picture: $(STAMP) ## Draw the README's picture from the latest run
+	@python -m pipelines.picture "$$(ls -td runs/*/ | head -n 1)" infra/pictures/digits.png
+
+lock: ## Renew requirements.lock (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --group dev pyproject.toml \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	  | sed -E -e '/^(nvidia-|triton|cuda-)/d' -e 's/^(torch==[0-9.]+).*/\1/' | LC_ALL=C sort -u > requirements.lock
+
+clean: ## Remove what runs and tests made; keeps .venv and .temper
+	rm -rf build artefacts runs .mypy_cache .ruff_cache .pytest_cache
