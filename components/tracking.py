@@ -1,0 +1,180 @@
+"""MLflow: one parent run for a pipeline run, a child for each step; an injected run is adopted."""
+
+import contextlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from components.environment import state_folder, tracking_uri
+from training.errors import TemperError
+
+EXPERIMENT = "temper"
+PARENT = "TEMPER_PARENT_RUN_ID"
+ADOPTED = "MLFLOW_RUN_ID"
+
+_PARENT_TAG = "mlflow.parentRunId"
+_NAME_TAG = "mlflow.runName"
+_LONGEST_PARAM = 6000
+
+
+class Tracker:
+    """Writes to one MLflow run."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+
+    def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
+        """Log the values that are there, at ``step``."""
+        now = time.time_ns() // 1_000_000
+        metrics = [Metric(name, value, now, step) for name, value in values.items() if value is not None]
+        self.client.log_batch(self.run_id, metrics=metrics)
+
+    def params(self, values: Mapping[str, object], prefix: str) -> None:
+        """Log nested values under dotted names; long ones are cut."""
+        flat = _flatten(values, prefix)
+        self.client.log_batch(
+            self.run_id, params=[Param(name, text[:_LONGEST_PARAM]) for name, text in flat.items()]
+        )
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags on the run."""
+        self.client.log_batch(self.run_id, tags=[RunTag(name, text) for name, text in values.items()])
+
+    def artefact(self, path: Path, under: str) -> None:
+        """Log a file or a folder."""
+        log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+        log(self.run_id, str(path), under)
+
+
+def _flatten(value: object, prefix: str) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        parts = [_flatten(item, f"{prefix}.{key}") for key, item in value.items()]
+        return {name: text for part in parts for name, text in part.items()}
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        return _flatten(dict(enumerate(value)), prefix)
+    return {prefix: str(value)}
+
+
+def connect() -> MlflowClient:
+    """Open the tracking store in force; a default SQLite store is created beside its artefacts.
+
+    Raises:
+        TemperError: a store that does not answer; the message names it.
+    """
+    uri = tracking_uri()
+    # Schema migrations of a new SQLite store are told line by line on INFO.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"(mlflow|alembic|sqlalchemy)\..*")
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (MlflowException, OSError) as error:
+        msg = f"tracking store {uri}: {str(error).splitlines()[0]}; check MLFLOW_TRACKING_URI"
+        raise TemperError(msg) from error
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """Return the id of Temper's experiment, creating it where it is missing."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    local = tracking_uri().startswith("sqlite:///")
+    where = (state_folder() / "mlartifacts").as_uri() if local else None
+    try:
+        return str(client.create_experiment(EXPERIMENT, artifact_location=where))
+    except MlflowException:
+        # Another process created it in between.
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+@contextlib.contextmanager
+def tracked_run(name: str, tags: Mapping[str, str]) -> Iterator[Tracker]:
+    """Open a run for the body: the injected one ($MLFLOW_RUN_ID), else a new one.
+
+    A new run is a child of $TEMPER_PARENT_RUN_ID where that is set. It ends FINISHED, or FAILED when the
+    body raises.
+
+    Raises:
+        TemperError: the store refuses or does not answer.
+    """
+    client = connect()
+    adopted = os.environ.get(ADOPTED)
+    try:
+        run_id = adopted or _create(client, name)
+        tracker = Tracker(client, run_id)
+        tracker.tags({"temper.step": name, **tags})
+    except (MlflowException, OSError) as error:
+        msg = f"tracking store {tracking_uri()}: {str(error).splitlines()[0]}; check MLFLOW_TRACKING_URI"
+        raise TemperError(msg) from error
+    status = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    finally:
+        # An adopted run is ended by whoever injected it.
+        if not adopted:
+            client.set_terminated(run_id, status)
+
+
+def _create(client: MlflowClient, name: str) -> str:
+    tags = {_NAME_TAG: name}
+    parent = os.environ.get(PARENT)
+    if parent:
+        tags[_PARENT_TAG] = parent
+    return str(client.create_run(experiment_id(client), tags=tags).info.run_id)
+
+
+@contextlib.contextmanager
+def parent_run(name: str) -> Iterator[Tracker]:
+    """Open the parent run of a pipeline run and hand it to the steps started in the body."""
+    with tracked_run(name, {"temper.parent": "1"}) as tracker:
+        saved = {key: os.environ.pop(key, None) for key in (ADOPTED, PARENT)}
+        os.environ[PARENT] = tracker.run_id
+        try:
+            yield tracker
+        finally:
+            del os.environ[PARENT]
+            os.environ.update({key: value for key, value in saved.items() if value is not None})
+
+
+@contextlib.contextmanager
+def shared_parent(key: str) -> Iterator[None]:
+    """Give steps that run in processes of their own, such as DVC's stages, one parent run by its key.
+
+    Nothing changes where a parent or an injected run is already set.
+    """
+    if os.environ.get(PARENT) or os.environ.get(ADOPTED):
+        yield
+        return
+    os.environ[PARENT] = _parent_with_key(connect(), key)
+    try:
+        yield
+    finally:
+        del os.environ[PARENT]
+
+
+def _parent_with_key(client: MlflowClient, key: str) -> str:
+    experiment = experiment_id(client)
+    found = client.search_runs([experiment], f"tags.`temper.run` = '{key}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    tags = {_NAME_TAG: f"stages {key}", "temper.run": key, "temper.parent": "1"}
+    run_id = str(client.create_run(experiment, tags=tags).info.run_id)
+    client.set_terminated(run_id)
+    return run_id

@@ -1,0 +1,56 @@
+"""kfp's local runner: the compiled pipeline's own components, each in a process of this Python."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+from kfp import local
+
+from components.step import STEPS
+from components.tracking import parent_run
+from pipelines.local import PipelineRun
+from pipelines.robust_training import pipeline_arguments, robust_training
+from training.artefact import open_artefact
+from training.config import PipelineConfig
+from training.errors import TemperError
+
+
+def run_with_kfp(config: PipelineConfig, folder: Path) -> PipelineRun:
+    """Run the pipeline under kfp's SubprocessRunner and gather its artefacts.
+
+    Args:
+        config: the whole configuration.
+        folder: the artefacts appear below it, named like the steps.
+
+    Raises:
+        TemperError: a step failed; what it said stands above.
+    """
+    root = (folder / "kfp").absolute()
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
+    before = set(root.glob("*"))
+    with parent_run(f"kfp {folder.name}"):
+        try:
+            robust_training(**pipeline_arguments(config))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            msg = f"kfp's local runner: {reason} What the step said stands above"
+            raise TemperError(msg) from error
+    (made,) = set(root.glob("*")) - before
+    return _gather(made, folder)
+
+
+def _gather(made: Path, folder: Path) -> PipelineRun:
+    """Name the artefacts like the other runners do, by links to where kfp put them."""
+    run = PipelineRun(folder)
+    for step in STEPS:
+        link, target = folder / step, made / step.replace("_", "-") / "out"
+        with contextlib.suppress(FileNotFoundError):
+            link.unlink()
+        link.symlink_to(target, target_is_directory=True)
+        run.manifests[step] = open_artefact(link, STEPS[step])
+    return run
+
+
+def quiet() -> None:
+    """Keep kfp's own log to warnings."""
+    logging.getLogger("kfp").setLevel(logging.WARNING)
