@@ -33,7 +33,7 @@ lint: $(STAMP) ## Check style (ruff)
 	@ruff format --check --quiet . && ruff check --quiet .
 
 types: $(STAMP) ## Check types (mypy, strict)
-	@mypy
+	@mypy && mypy tests
 
 layers: $(STAMP) ## Check that imports point downward (import-linter)
 	@lint-imports --no-cache | tail -n 2

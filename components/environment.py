@@ -12,10 +12,12 @@ STATE = "TEMPER_STATE"
 THREADS = "TEMPER_THREADS"
 DEVICE = "TEMPER_DEVICE"
 
+_MOST_THREADS = 1024
+
 
 def state_folder() -> Path:
     """Return where checkpoints, downloads and the default tracking store are: $TEMPER_STATE or .temper."""
-    return Path(os.environ.get(STATE, ".temper")).absolute()
+    return Path(os.environ.get(STATE) or ".temper").absolute()
 
 
 def tracking_uri() -> str:
@@ -49,14 +51,14 @@ def _threads() -> int:
     text = os.environ.get(THREADS, "")
     if not text:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not text.isdecimal() or int(text) < 1:
-        msg = f"{THREADS}={text}: not a number of threads; set a whole number of at least 1"
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
+        msg = f"{THREADS}={text}: not a number of threads; set a whole number from 1 to {_MOST_THREADS}"
         raise TemperError(msg)
     return int(text)
 
 
 def _device() -> torch.device:
-    name = os.environ.get(DEVICE, "auto")
+    name = os.environ.get(DEVICE) or "auto"
     if name not in ("auto", "cpu", "cuda"):
         msg = f"{DEVICE}={name}: unknown device; set auto, cpu or cuda"
         raise TemperError(msg)

@@ -14,11 +14,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from components.environment import Compute, configure_compute, state_folder
 from components.tracking import Tracker, tracked_run
-from training.artefact import Kind, Manifest, digest_json, open_artefact, read_manifest, source_digest
+from training.artefact import (
+    MANIFEST,
+    Kind,
+    Manifest,
+    digest_json,
+    open_artefact,
+    read_manifest,
+    source_digest,
+)
 from training.checkpoint import Checkpoint
 from training.config import PipelineConfig
 from training.errors import TemperError
@@ -96,7 +104,9 @@ def _plain(value: object) -> object:
 
 def _placeless(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _placeless(item) for key, item in value.items() if key != "path"}
+        # A user's factory may take a "path" too: its arguments shape the model, whatever their names.
+        kept = {key: item for key, item in value.items() if key != "path"}
+        return {key: item if key == "arguments" else _placeless(item) for key, item in kept.items()}
     return [_placeless(item) for item in value] if isinstance(value, list) else value
 
 
@@ -106,21 +116,18 @@ def validated_sections(step: str, params: Mapping[str, object]) -> dict[str, Any
     Raises:
         TemperError: a section is missing or not valid.
     """
-    sections = {}
-    for name in step_sections(step):
+    names = step_sections(step)
+    for name in names:
         if name not in params:
             msg = f"step {step}: section {name} is missing from its parameters"
             raise TemperError(msg)
-        field = PipelineConfig.model_fields[name]
-        adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
-        try:
-            sections[name] = adapter.validate_python(params[name])
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join([name, *(str(part) for part in first["loc"])])
-            msg = f"{where}: {first['msg']}"
-            raise TemperError(msg) from error
-    return sections
+    try:
+        config = PipelineConfig.model_validate({name: params[name] for name in names})
+    except ValidationError as error:
+        first = error.errors()[0]
+        msg = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise TemperError(msg) from error
+    return {name: getattr(config, name) for name in names}
 
 
 def execute(step: str, params: Mapping[str, object], inputs: Mapping[str, Path], out: Path) -> Manifest:
@@ -136,6 +143,7 @@ def execute(step: str, params: Mapping[str, object], inputs: Mapping[str, Path],
         TemperError: a user's mistake or an unusable input.
     """
     sections = validated_sections(step, params)
+    check_replaceable(out)
     compute = configure_compute()
     with tracked_run(step, {}) as tracker:
         for name, section in sections.items():
@@ -147,6 +155,29 @@ def execute(step: str, params: Mapping[str, object], inputs: Mapping[str, Path],
         tracker.metrics({"seconds": time.monotonic() - started})
         tracker.tags({"temper.digest": manifest.digest, "temper.source": manifest.source})
     return manifest
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse to replace anything but an artefact, or an empty folder such as kfp makes.
+
+    Raises:
+        TemperError: ``out`` is a file, or holds files that no artefact's manifest names.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        msg = f"{out}: is a file, but an artefact is a folder; move it away, or give another folder"
+        raise TemperError(msg)
+    try:
+        manifest = Manifest.model_validate_json((out / MANIFEST).read_bytes())
+        known = {*manifest.files, *manifest.volatile, MANIFEST}
+    except (FileNotFoundError, ValidationError):
+        known = set()
+    for path in sorted(out.rglob("*")):
+        if path.is_file() and path.relative_to(out).as_posix() not in known:
+            msg = f"{path}: is not of an artefact, and making one here would delete it; "
+            msg += "move it away, or give another folder"
+            raise TemperError(msg)
 
 
 def open_inputs(**folders: Path) -> dict[str, Manifest]:

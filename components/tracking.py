@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from components.environment import state_folder, tracking_uri
 from training.errors import TemperError
@@ -25,6 +27,11 @@ ADOPTED = "MLFLOW_RUN_ID"
 _PARENT_TAG = "mlflow.parentRunId"
 _NAME_TAG = "mlflow.runName"
 _LONGEST_PARAM = 6000
+_LONGEST_NAME = 250
+_PARAMS_AT_A_TIME = 100
+_LONGEST_REASON = 200
+
+_SECRETS = ((re.compile(r"://[^/\s]*@"), "://***@"), (re.compile(r"(?i)(password=)[^&\s]*"), r"\1***"))
 
 
 class Tracker:
@@ -43,18 +50,26 @@ class Tracker:
     def params(self, values: Mapping[str, object], prefix: str) -> None:
         """Log nested values under dotted names; long ones are cut."""
         flat = _flatten(values, prefix)
-        self.client.log_batch(
-            self.run_id, params=[Param(name, text[:_LONGEST_PARAM]) for name, text in flat.items()]
-        )
+        params = [Param(_param_name(name), text[:_LONGEST_PARAM]) for name, text in flat.items()]
+        for start in range(0, len(params), _PARAMS_AT_A_TIME):
+            self.client.log_batch(self.run_id, params=params[start : start + _PARAMS_AT_A_TIME])
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags on the run."""
         self.client.log_batch(self.run_id, tags=[RunTag(name, text) for name, text in values.items()])
 
     def artefact(self, path: Path, under: str) -> None:
-        """Log a file or a folder."""
+        """Log a file or a folder.
+
+        Raises:
+            TemperError: the artifact store refuses or does not answer.
+        """
         log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
-        log(self.run_id, str(path), under)
+        try:
+            log(self.run_id, str(path), under)
+        except Exception as error:  # each kind of store raises its own library's errors
+            msg = f"artifact store of {shown_uri()}: {told(error)}; check its credentials and its room"
+            raise TemperError(msg) from error
 
 
 def _flatten(value: object, prefix: str) -> dict[str, str]:
@@ -64,6 +79,52 @@ def _flatten(value: object, prefix: str) -> dict[str, str]:
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         return _flatten(dict(enumerate(value)), prefix)
     return {prefix: str(value)}
+
+
+def _param_name(name: str) -> str:
+    return re.sub(r"[^\w./ -]", "_", name)[:_LONGEST_NAME]
+
+
+def without_secrets(text: str) -> str:
+    """Return text in which no URI tells a user or a password."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def shown_uri() -> str:
+    """Return the tracking URI as it may be shown and stored."""
+    return without_secrets(tracking_uri())
+
+
+def told(error: Exception) -> str:
+    """Return an error's first line, cut where it is long, without secrets."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return "does not answer" if "Max retries exceeded" in line else without_secrets(line)[:_LONGEST_REASON]
+
+
+@contextlib.contextmanager
+def _explained(*others: type[Exception]) -> Iterator[None]:
+    """Turn what the tracking store raises, and ``others``, into a TemperError of one line."""
+    failures: tuple[type[Exception], ...] = (MlflowException, SQLAlchemyError, *others)
+    try:
+        yield
+    except failures as error:
+        msg = f"tracking store {shown_uri()}: {told(error)}; start the server, or mend MLFLOW_TRACKING_URI"
+        raise TemperError(msg) from error
+
+
+@contextlib.contextmanager
+def _soon() -> Iterator[None]:
+    """Ask a server once or twice: one that goes away during a run is waited for, one never there is not."""
+    hurried = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    added = {key: value for key, value in hurried.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
 
 
 def connect() -> MlflowClient:
@@ -77,13 +138,12 @@ def connect() -> MlflowClient:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(mlflow|alembic|sqlalchemy)\..*")
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, OSError) as error:
-        msg = f"tracking store {uri}: {str(error).splitlines()[0]}; check MLFLOW_TRACKING_URI"
-        raise TemperError(msg) from error
+    with _explained(OSError, ImportError), _soon():
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
 
 
 def experiment_id(client: MlflowClient) -> str:
@@ -115,29 +175,32 @@ def tracked_run(name: str, tags: Mapping[str, str]) -> Iterator[Tracker]:
     """
     client = connect()
     adopted = os.environ.get(ADOPTED)
-    try:
+    with _explained():
         run_id = adopted or _create(client, name)
         tracker = Tracker(client, run_id)
         tracker.tags({"temper.step": name, **tags})
-    except (MlflowException, OSError) as error:
-        msg = f"tracking store {tracking_uri()}: {str(error).splitlines()[0]}; check MLFLOW_TRACKING_URI"
-        raise TemperError(msg) from error
-    status = "FAILED"
     try:
-        yield tracker
-        status = "FINISHED"
-    finally:
-        # An adopted run is ended by whoever injected it.
-        if not adopted:
-            client.set_terminated(run_id, status)
+        with _explained():
+            yield tracker
+            # An adopted run is ended by whoever injected it.
+            if not adopted:
+                client.set_terminated(run_id, "FINISHED")
+    except BaseException:
+        # What went wrong is told, not that a store which is away cannot note it.
+        with contextlib.suppress(MlflowException):
+            if not adopted:
+                client.set_terminated(run_id, "FAILED")
+        raise
 
 
 def _create(client: MlflowClient, name: str) -> str:
-    tags = {_NAME_TAG: name}
     parent = os.environ.get(PARENT)
-    if parent:
-        tags[_PARENT_TAG] = parent
-    return str(client.create_run(experiment_id(client), tags=tags).info.run_id)
+    if not parent:
+        return str(client.create_run(experiment_id(client), tags={_NAME_TAG: name}).info.run_id)
+    # Beside its parent: an adopted one may be of another experiment.
+    experiment = str(client.get_run(parent).info.experiment_id)
+    tags = {_NAME_TAG: name, _PARENT_TAG: parent}
+    return str(client.create_run(experiment, tags=tags).info.run_id)
 
 
 @contextlib.contextmanager
@@ -162,7 +225,9 @@ def shared_parent(key: str) -> Iterator[None]:
     if os.environ.get(PARENT) or os.environ.get(ADOPTED):
         yield
         return
-    os.environ[PARENT] = _parent_with_key(connect(), key)
+    with _explained():
+        parent = _parent_with_key(connect(), key)
+    os.environ[PARENT] = parent
     try:
         yield
     finally:

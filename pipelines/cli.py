@@ -27,8 +27,12 @@ class Cli(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except TemperError as error:
-            for line in str(error).splitlines():
+        except BrokenPipeError:
+            raise  # click's own: who reads us has enough
+        except (TemperError, OSError) as error:
+            from components.entry import explain  # noqa: PLC0415 - keeps `temper --help` quick
+
+            for line in explain(error).splitlines():
                 click.echo(f"error: {line}", err=True)
             sys.exit(2)
 

@@ -96,7 +96,7 @@ def configuration(trial: Trial, seed: int, epochs: int, data: Path) -> PipelineC
             "learning_rate": {"start": rate, "end": 0.0},
         },
     ]
-    optimiser = {"batch_size": 128}
+    shared = {"architecture": {"name": "small_resnet"}, "optimiser": {"batch_size": 128}}
     return validate_params(
         {
             "seed": seed,
@@ -105,8 +105,8 @@ def configuration(trial: Trial, seed: int, epochs: int, data: Path) -> PipelineC
                 "limits": {"train": 10_000, "validation": 1_000},
             },
             "threat_model": {"norm": "Linf", "epsilon": 0.1},
-            "teacher": {"name": "train", "epochs": EPOCHS, "learning_rate": _RATE, "optimiser": optimiser},
-            "student": {**student, "optimiser": optimiser, "phases": phases},
+            "teacher": {"name": "train", "epochs": EPOCHS, "learning_rate": _RATE, **shared},
+            "student": {**student, **shared, "phases": phases},
             "evaluation": {"attacks": [{"name": "apgd_ce"}]},
         }
     )
@@ -176,7 +176,9 @@ class Comparison:
         out = self._place(trial.name, seed)
         inputs = {name: self._place(name, seed) for name in step_inputs("adversarial_student")}
         started = time.process_time()
-        _, reused = make_artefact("adversarial_student", config, inputs, out)
+        # Without its timing, a student is of a comparison that was killed just then.
+        fresh = not _timing(out).is_file()
+        _, reused = make_artefact("adversarial_student", config, inputs, out, fresh=fresh)
         if not reused:
             write_json(_timing(out), {"cpu_seconds": time.process_time() - started})
         return out

@@ -8,14 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import torch
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from mlflow.exceptions import MlflowException
 
+from components.dataset.s3 import connect as connect_s3
+from components.dataset.s3 import endpoint_host, explained
 from components.environment import configure_compute, state_folder, tracking_uri
-from components.tracking import connect
+from components.tracking import connect, shown_uri
 from training.errors import TemperError
 
 _NEEDED_GIB = 2.0
@@ -70,31 +68,20 @@ def _disk() -> tuple[bool, str]:
 
 def _tracking() -> tuple[bool, str]:
     uri = tracking_uri()
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return True, f"{uri} (made by the first run)"
-    try:
-        connect().search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:160]
-        return False, f"{uri}: {reason}; start the server, or mend MLFLOW_TRACKING_URI and its credentials"
-    return True, uri
+    connect()
+    return True, shown_uri()
 
 
 def _s3() -> tuple[bool | None, str]:
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
     if not any(os.environ.get(name) for name in names):
         return None, "not set up; only s3:// locations need it (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
-    config = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
-    try:
-        client = boto3.client("s3", config=config)
-        where = client.meta.endpoint_url
+    with explained("S3"):
+        client = connect_s3(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
         buckets = client.list_buckets()["Buckets"]
-    except (BotoCoreError, ClientError, ValueError) as error:
-        reason = str(error).splitlines()[0][:160]
-        return False, f"{reason}; check AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the credentials"
-    return True, f"{where}, {len(buckets)} buckets visible"
+    return True, f"{endpoint_host()}, {len(buckets)} buckets visible"
 
 
 def _program(name: str, use: str) -> Callable[[], tuple[bool | None, str]]:

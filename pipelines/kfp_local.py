@@ -1,12 +1,11 @@
 """kfp's local runner: the compiled pipeline's own components, each in a process of this Python."""
 
-import contextlib
-import logging
+import shutil
 from pathlib import Path
 
 from kfp import local
 
-from components.step import STEPS
+from components.step import STEPS, check_replaceable
 from components.tracking import parent_run
 from pipelines.local import PipelineRun
 from pipelines.robust_training import pipeline_arguments, robust_training
@@ -23,8 +22,10 @@ def run_with_kfp(config: PipelineConfig, folder: Path) -> PipelineRun:
         folder: the artefacts appear below it, named like the steps.
 
     Raises:
-        TemperError: a step failed; what it said stands above.
+        TemperError: a step failed (what it said stands above), or the folder holds what is no artefact.
     """
+    for step in STEPS:
+        check_replaceable(folder / step)
     root = (folder / "kfp").absolute()
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
     before = set(root.glob("*"))
@@ -44,13 +45,9 @@ def _gather(made: Path, folder: Path) -> PipelineRun:
     run = PipelineRun(folder)
     for step in STEPS:
         link, target = folder / step, made / step.replace("_", "-") / "out"
-        with contextlib.suppress(FileNotFoundError):
-            link.unlink()
+        if link.is_dir() and not link.is_symlink():
+            shutil.rmtree(link)  # another runner's artefact
+        link.unlink(missing_ok=True)
         link.symlink_to(target, target_is_directory=True)
         run.manifests[step] = open_artefact(link, STEPS[step])
     return run
-
-
-def quiet() -> None:
-    """Keep kfp's own log to warnings."""
-    logging.getLogger("kfp").setLevel(logging.WARNING)

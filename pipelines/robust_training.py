@@ -15,6 +15,7 @@ from components.registration.component import registration as registration_step
 from components.robustness_evaluation.component import robustness_evaluation
 from components.teacher_cache.component import teacher_cache
 from training.config import PipelineConfig
+from training.errors import TemperError
 
 NAME = "temper-robust-training"
 
@@ -69,7 +70,14 @@ def pipeline_arguments(config: PipelineConfig) -> dict[str, object]:
 
 
 def compile_pipeline(config: PipelineConfig, out: Path) -> None:
-    """Write the pipeline as IR YAML, with the configuration as its parameters' defaults."""
+    """Write the pipeline as IR YAML, with the configuration as its parameters' defaults.
+
+    Raises:
+        TemperError: a file name that does not end with .yaml.
+    """
+    if out.suffix != ".yaml":
+        msg = f"{out}: the compiled pipeline is YAML; give a name that ends with .yaml"
+        raise TemperError(msg)
     out.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(
         robust_training, package_path=str(out), pipeline_parameters=pipeline_arguments(config)

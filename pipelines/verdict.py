@@ -1,9 +1,9 @@
 """What a pipeline run came to: read from its artefacts, printed as a table."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -38,12 +38,14 @@ def read_verdict(folder: Path) -> Verdict:
         raise TemperError(msg)
     open_artefact(evaluation, "evaluation")
     open_artefact(registration, "decision")
-    return Verdict(
-        folder=folder,
-        result=read_result(evaluation),
-        decision=Decision.model_validate_json((registration / DECISION).read_bytes()),
-        registered=Registered(**json.loads((registration / REGISTERED).read_bytes())),
-    )
+    try:
+        decision = Decision.model_validate_json((registration / DECISION).read_bytes())
+        registered = Registered.model_validate_json((registration / REGISTERED).read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        msg = f"{registration}: {DECISION} or {REGISTERED} is missing or not of this version of Temper; "
+        msg += "run step registration again"
+        raise TemperError(msg) from error
+    return Verdict(folder, read_result(evaluation), decision, registered)
 
 
 def print_verdict(verdict: Verdict, screen: Console) -> None:
@@ -57,7 +59,9 @@ def print_verdict(verdict: Verdict, screen: Console) -> None:
         f"version   {registered.model_name} version {registered.version}, alias {alias}", markup=False
     )
     screen.print(f"report    {verdict.folder / 'robustness_evaluation' / REPORT}", markup=False)
-    screen.print(f"tracking  mlflow ui --backend-store-uri {registered.tracking_uri}", markup=False)
+    uri = registered.tracking_uri
+    command = "" if uri.startswith("http") else "mlflow ui --backend-store-uri "
+    screen.print(f"tracking  {command}{uri}", markup=False)
 
 
 def _in_words(verdict: Verdict) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -21,7 +21,7 @@ MODEL = "model.json"
 class ModelInfo(Section):
     """What a bundle's model is; ``shape`` is (height, width, channels) of pixels in [0, 1]."""
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     architecture: Architecture = Field(discriminator="name")
     normalisation: Normalisation | None
     class_names: tuple[str, ...]
@@ -82,7 +82,7 @@ def read_info(folder: Path) -> ModelInfo:
         where = ".".join(str(part) for part in first["loc"])
         msg = f"{path}: not a bundle's description ({where or 'the file'}: {first['msg']})"
         raise ArtefactError(msg) from error
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         msg = f"{path}: not a JSON object; use an intact copy of the bundle"
         raise ArtefactError(msg) from error
     if info.digest != claimed:

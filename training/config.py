@@ -211,7 +211,7 @@ class SmallCnn(Section):
 
 
 class SmallResnet(Section):
-    """Eight-layer pre-activation residual network with BatchNorm, every block halving the image.
+    """Eight-layer pre-activation residual network with BatchNorm; its stem halves the image at once.
 
     Width 16 has about 78,000 parameters.
     """
@@ -230,7 +230,7 @@ class PreactResnet18(Section):
 class WideResnet(Section):
     """Wide residual network (Zagoruyko and Komodakis 2016); depth is 6n + 4."""
 
-    name: Literal["wide_resnet"]
+    name: Literal["wide_resnet"] = "wide_resnet"
     depth: Annotated[Whole, Field(ge=10)] = 28
     width: Count = 10
 
@@ -294,7 +294,8 @@ class Augmentation(Section):
 class Optimiser(Section):
     """Stochastic gradient descent with Nesterov momentum."""
 
-    batch_size: Count = 64
+    # BatchNorm needs two values for each channel.
+    batch_size: Annotated[Whole, Field(ge=2)] = 64
     momentum: Annotated[Share, Field(lt=1)] = 0.9
     weight_decay: NonNegative = 5e-4
 
@@ -303,7 +304,7 @@ class TrainedTeacher(Section):
     """Train a clean teacher from random weights; its best epoch on validation is kept."""
 
     name: Literal["train"] = "train"
-    architecture: Architecture = SmallResnet()
+    architecture: Architecture = WideResnet(depth=10, width=1)
     epochs: Count = 20
     learning_rate: Ramp = Ramp(start=0.1, end=0.0)
     label_smoothing: Annotated[Share, Field(lt=1)] = 0.0
@@ -415,14 +416,14 @@ def _default_phases() -> tuple[Phase, ...]:
     return (
         Phase(
             name="warm-up",
-            epochs=6,
+            epochs=4,
             objective=Guided(name="guided", weight=0.5),
             epsilon=Ramp(start=0.0, end=1.0),
             learning_rate=Ramp(start=0.1, end=0.1),
         ),
         Phase(
             name="harden",
-            epochs=24,
+            epochs=18,
             objective=Guided(name="guided", weight=0.5),
             learning_rate=Ramp(start=0.1, end=0.0),
         ),
@@ -432,7 +433,7 @@ def _default_phases() -> tuple[Phase, ...]:
 class Student(Section):
     """Staged adversarial training of the student."""
 
-    architecture: Architecture = SmallResnet()
+    architecture: Architecture = WideResnet(depth=10, width=1)
     start: Literal["random", "clean"] = "random"
     optimiser: Optimiser = Optimiser()
     ema_decay: Annotated[Share, Field(lt=1)] | None = None

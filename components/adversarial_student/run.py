@@ -7,12 +7,13 @@ from components.training_step import labelled_images, run_training, write_histor
 from training.artefact import Manifest, publish, seal
 from training.attacks.pgd import Ascent
 from training.bundle import load_bundle, save_bundle
-from training.config import Cache, Normalisation, Student, ThreatModel
+from training.config import Cache, Factory, Normalisation, Student, ThreatModel
 from training.data.snapshot import SnapshotInfo, read_info
 from training.data.views import Views
 from training.errors import TrainingError
 from training.loop import Trainer, TrainingData, TrainingPlan
 from training.models.classifier import Classifier, build_classifier
+from training.models.export import check_exportable
 from training.phases import student_phases
 from training.randomness import derive_seed
 from training.teacher_cache import open_cache, view_scheme
@@ -77,6 +78,8 @@ def _start(
         normalisation=info.normalisation,
         seed=derive_seed(seed, "student"),
     )
+    if isinstance(student.architecture, Factory):
+        check_exportable(classifier, info.shape)
     return classifier, info.normalisation
 
 

@@ -1,7 +1,8 @@
 """Data to a snapshot: read the source, divide it, put it through the data gate, publish."""
 
-import json
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from components.dataset.remote import fetch
 from components.step import StepContext, digested
@@ -10,6 +11,7 @@ from training.config import Data, Digits
 from training.data.gate import ClassCounts
 from training.data.snapshot import SnapshotInfo, write_snapshot
 from training.data.sources import load_source
+from training.errors import DataError
 
 
 def run(*, data: Data, out: Path, context: StepContext) -> None:
@@ -38,7 +40,13 @@ def _identity(data: Data) -> dict[str, object]:
 
 
 def _last_counts(path: Path) -> ClassCounts | None:
-    return ClassCounts.model_validate(json.loads(path.read_bytes())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return ClassCounts.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        msg = f"{path}: not the class counts of a snapshot; remove it, then the next snapshot is the first"
+        raise DataError(msg) from error
 
 
 def _track(info: SnapshotInfo, context: StepContext) -> None:

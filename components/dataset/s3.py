@@ -42,8 +42,11 @@ class RemoteObject:
     etag: str
 
 
-def connect() -> Client:
+def connect(**overrides: object) -> Client:
     """Return an S3 client configured by the environment; what it leaves open suits S3-compatible stores.
+
+    Args:
+        **overrides: options of botocore's Config that come before ours.
 
     Raises:
         DataError: an endpoint that is no URL.
@@ -60,9 +63,9 @@ def connect() -> Client:
         options["s3"] = {"addressing_style": "path"}
     session = boto3.session.Session()
     try:
-        return session.client("s3", config=Config(**options))
+        return session.client("s3", config=Config(**options | overrides))
     except ValueError as error:
-        msg = f"boto3 refuses the endpoint {_host()}; write AWS_ENDPOINT_URL as http://host:port"
+        msg = f"boto3 refuses the endpoint {endpoint_host()}; write AWS_ENDPOINT_URL as http://host:port"
         raise DataError(msg) from error
 
 
@@ -94,11 +97,11 @@ def _explain(error: Exception) -> str:
         case RetriesExceededError():
             return "the download broke off again and again; check the network and run it again"
         case NoConnectionError() | HTTPClientError():
-            return f"cannot reach {_host()}; check AWS_ENDPOINT_URL and the network"
+            return f"cannot reach {endpoint_host()}; check AWS_ENDPOINT_URL and the network"
     return f"{type(error).__name__} from boto3; check AWS_ENDPOINT_URL and the other AWS_ variables"
 
 
-def _host() -> str:
+def endpoint_host() -> str:
     """Return host and port of the endpoint, without a user or password that stand before them."""
     try:
         parts = urlsplit(_endpoint())
@@ -119,7 +122,7 @@ def _explain_response(code: str) -> str:
         return f"an object changed during the download ({code}); run it again"
     if code in {"301", "PermanentRedirect", "AuthorizationHeaderMalformed"}:
         return f"the bucket is in another region ({code}); set AWS_DEFAULT_REGION"
-    return f"{_host()} answered {code!a}; check AWS_ENDPOINT_URL, the location and the store"
+    return f"{endpoint_host()} answered {code!a}; check AWS_ENDPOINT_URL, the location and the store"
 
 
 def list_objects(client: Client, bucket: str, prefix: str) -> tuple[list[RemoteObject], bool]:

@@ -20,7 +20,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from components.environment import tracking_uri
-from components.tracking import Tracker
+from components.tracking import Tracker, shown_uri, told
 from training.artefact import digest_json
 from training.bundle import load_bundle
 from training.config import Registration, Section
@@ -30,6 +30,8 @@ from training.robustness.results import EvaluationResult
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
+
+_LONGEST_TAG = 4000
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,7 @@ class Registry:
             version = self._existing(submission) or self._create(submission, decision_file)
             return self._set_aliases(version, submission.decision)
         except (MlflowException, OSError) as error:
-            msg = (
-                f"model registry {tracking_uri()}: {str(error).splitlines()[0]}; check MLFLOW_TRACKING_URI, "
-            )
+            msg = f"model registry {shown_uri()}: {told(error)}; check MLFLOW_TRACKING_URI, "
             msg += "then run step registration again"
             raise TemperError(msg) from error
 
@@ -103,7 +103,12 @@ class Registry:
         # MLflow files a logged model under the active experiment, whatever run it is logged to.
         mlflow.set_tracking_uri(tracking_uri())
         mlflow.set_experiment(experiment_id=self._client.get_run(self._tracker.run_id).info.experiment_id)
-        model = _log_model(submission.student, self._tracker.run_id)
+        try:
+            model = _log_model(submission.student, self._tracker.run_id)
+        except Exception as error:  # torch.export, or whatever library the artifact store has
+            msg = f"the student cannot be exported to, or stored in, {shown_uri()}: {told(error)}; check the "
+            msg += "artifact store, then run step registration again"
+            raise TemperError(msg) from error
         self._log_metrics(submission.result, model.model_id)
         name = self._registration.model_name
         with contextlib.suppress(MlflowException):  # it is there already, or the next call says why not
@@ -137,7 +142,7 @@ class Registry:
             version=int(number),
             alias=CHAMPION if promoted else CHALLENGER,
             run_id=str(version.run_id),
-            tracking_uri=tracking_uri(),
+            tracking_uri=shown_uri(),
         )
 
 
@@ -150,7 +155,7 @@ def _tags(submission: Submission) -> dict[str, str]:
         "temper.digest.gate": submission.decision.gate_digest,
         "temper.submission": submission.digest,
         "temper.verdict": submission.decision.verdict,
-        "temper.reason": "; ".join(refused) or "every gate passed",
+        "temper.reason": ("; ".join(refused) or "every gate passed")[:_LONGEST_TAG],
     }
     commit = _git_commit()
     return tags | ({"temper.git_commit": commit} if commit else {})

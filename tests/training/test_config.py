@@ -185,7 +185,8 @@ def test_epsilon_up_to_its_bound_is_taken(norm: str, epsilon: object) -> None:
 
 def test_epsilon_in_units_of_0_to_255_is_refused_with_the_mend() -> None:
     assert message(ThreatModel, {"epsilon": 8}) == (
-        "epsilon 8 is above 1 for Linf: pixels are in [0, 1], so write 8/255, not 8, if 0-255 units were meant"
+        "epsilon 8 is above 1 for Linf: pixels are in [0, 1], so write 8/255, not 8, "
+        "if 0-255 units were meant"
     )
     assert message(ThreatModel, {"norm": "L2", "epsilon": 128}).startswith("epsilon 128 is above 64 for L2")
 

@@ -14,20 +14,29 @@ PerExampleLoss: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Put a model in eval mode without parameter gradients; every module and parameter is restored."""
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model in eval mode; every module is restored."""
     modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
-    for parameter, _ in wanted:
-        parameter.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
     try:
         yield model
     finally:
         for module, mode in modes:
             module.training = mode
-        for parameter, requires_grad in wanted:
-            parameter.requires_grad_(requires_grad)
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model in eval mode without parameter gradients; every module and parameter is restored."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with evaluating(model):
+        for parameter, _ in wanted:
+            parameter.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
+        try:
+            yield model
+        finally:
+            for parameter, requires_grad in wanted:
+                parameter.requires_grad_(requires_grad)
 
 
 def refuse_nan(*tensors: Tensor) -> None:

@@ -5,7 +5,7 @@ import importlib
 import torch
 from torch import Tensor, nn
 
-from training.attacks.gradients import frozen
+from training.attacks.gradients import evaluating
 from training.config import (
     Architecture,
     Factory,
@@ -60,20 +60,21 @@ def build_network(architecture: Architecture, shape: tuple[int, int, int], class
 
     Raises:
         TrainingError: a user's factory that cannot be imported or called.
+        RuntimeError: not enough memory.
     """
     height, width, channels = shape
     match architecture:
         case SmallCnn():
             return SmallCnnNetwork(channels, (height, width), classes, architecture.width)
         case SmallResnet(width=base):
-            halving = ((base, 2), (2 * base, 2), (4 * base, 2))
-            return ResidualNetwork(channels, classes, stem=base, groups=halving, blocks=1)
+            three = ((base, 1), (2 * base, 2), (4 * base, 2))
+            return ResidualNetwork(channels, classes, stem=(base, 2), groups=three, blocks=1)
         case PreactResnet18(width=base):
             four = ((base, 1), (2 * base, 2), (4 * base, 2), (8 * base, 2))
-            return ResidualNetwork(channels, classes, stem=base, groups=four, blocks=2)
+            return ResidualNetwork(channels, classes, stem=(base, 1), groups=four, blocks=2)
         case WideResnet(width=factor, depth=depth):
             wide = ((16 * factor, 1), (32 * factor, 2), (64 * factor, 2))
-            return ResidualNetwork(channels, classes, stem=16, groups=wide, blocks=(depth - 4) // 6)
+            return ResidualNetwork(channels, classes, stem=(16, 1), groups=wide, blocks=(depth - 4) // 6)
         case Factory():
             return _call_factory(architecture, shape, classes)
 
@@ -111,11 +112,15 @@ def build_classifier(
     """Build a classifier with weights drawn from ``seed``; torch's global generator is left as it was.
 
     Raises:
-        TrainingError: a network that does not map (n, c, h, w) to (n, classes).
+        TrainingError: a network that cannot be built, or does not map (n, c, h, w) to (n, classes).
     """
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "weights"))
-        network = build_network(architecture, shape, classes)
+        try:
+            network = build_network(architecture, shape, classes)
+        except RuntimeError as error:
+            msg = f"architecture {architecture} cannot be built: {str(error).splitlines()[0]}"
+            raise TrainingError(msg) from error
         if isinstance(architecture, Factory) and not architecture.normalise:
             normalisation = None
         classifier = Classifier(network, normalisation)
@@ -129,7 +134,7 @@ def build_classifier(
 def _check_output(classifier: Classifier, shape: tuple[int, int, int], classes: int) -> None:
     height, width, channels = shape
     try:
-        with frozen(classifier), torch.no_grad():
+        with evaluating(classifier), torch.no_grad():
             logits: object = classifier(torch.zeros(2, channels, height, width))
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -32,18 +32,24 @@ class ResidualNetwork(nn.Module):
     Args:
         channels: colour channels of the input.
         classes: number of logits.
-        stem: channels of the stem.
+        stem: (channels, stride) of the stem.
         groups: (channels, stride) of each group; its first block has the stride.
         blocks: blocks in each group.
     """
 
     def __init__(
-        self, channels: int, classes: int, *, stem: int, groups: Sequence[tuple[int, int]], blocks: int
+        self,
+        channels: int,
+        classes: int,
+        *,
+        stem: tuple[int, int],
+        groups: Sequence[tuple[int, int]],
+        blocks: int,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
+        width, stem_stride = stem
+        self.stem = nn.Conv2d(channels, width, 3, stride=stem_stride, padding=1, bias=False)
         layers: list[nn.Module] = []
-        width = stem
         for group, stride in groups:
             for block in range(blocks):
                 layers.append(PreActivationBlock(width, group, 1 if block else stride))

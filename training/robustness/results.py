@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ class EvaluationResult(Section):
     ``model_digest`` is the bundle's, ``snapshot_digest`` the manifest's.
     """
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     model_digest: str
     snapshot_digest: str
     seed: int
@@ -123,7 +123,7 @@ def read_result(folder: Path) -> EvaluationResult:
     except FileNotFoundError as error:
         msg = f"{path}: missing; run step robustness_evaluation"
         raise ArtefactError(msg) from error
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         msg = f"{path}: not an evaluation of this version of Temper; run step robustness_evaluation again"
         raise ArtefactError(msg) from error
 
