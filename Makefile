@@ -53,7 +53,7 @@ check-runners: $(STAMP) ## Run the pipeline by temper run, dvc repro and kfp, an
 check-resume: $(STAMP) ## Kill the student's training in its second phase, resume, compare the digests
 	@python -m pipelines.checks resume
 
-compare-fashion: $(STAMP) ## Compare the training methods on Fashion-MNIST and renew the README's table (about 75 minutes)
+compare-fashion: $(STAMP) ## Compare the training methods on Fashion-MNIST and renew the README's table (about 40 minutes)
 	@python -m pipelines.comparison --data $(FASHION_MNIST) --readme README.md
 
 picture: $(STAMP) ## Draw the README's picture from the latest run

@@ -43,7 +43,8 @@ def configure_compute() -> Compute:
     torch.set_num_threads(threads)
     # cuBLAS is deterministic only with a fixed workspace.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(mode=True)
+    # Same as use_deterministic_algorithms, less the second that its import of torch's compiler takes.
+    torch.set_deterministic_debug_mode("error")
     return Compute(_device(), threads)
 
 

@@ -1,8 +1,8 @@
 """The comparison of training methods on Fashion-MNIST: same data, same budget, same care.
 
-Each arm gets the same number of tuning trials on the validation side, with a seed of its own and half the
-epochs; then the best trial of each arm is trained with seeds 0, 1 and 2 and attacked on the whole test
-set. Artefacts are reused, so that a killed comparison goes on where it was.
+Each arm gets the same number of tuning trials on the validation side, with a seed of its own; then the best
+trial of each arm is trained with seeds 0, 1 and 2 and attacked on the whole test set. Artefacts are reused, so
+that a killed comparison goes on where it was.
 """
 
 import json
@@ -32,14 +32,14 @@ from training.robustness.statistics import paired_difference
 
 SEEDS = (0, 1, 2)
 TUNING_SEED = 1000
-EPOCHS = 6
-TUNING_EPOCHS = 3
+EPOCHS = 3
+TEACHER_EPOCHS = 6
 BASELINE = "pgd_at"
 
 _BEGIN, _END = "<!-- compare-fashion: begin -->", "<!-- compare-fashion: end -->"
 
 _PHASE = {"attack_steps": 7, "step_size": 0.25}
-_RATE = {"start": 0.1, "end": 0.0}
+_TEACHER_RATE = {"start": 0.1, "end": 0.0}
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,17 @@ class Trial:
         return "-".join([self.objective[0][1], *parts])
 
 
-def _trial(name: str, start: str = "random", **options: object) -> Trial:
-    return Trial((("name", name), *options.items()), (("start", start),))
+def _trial(name: str, start: str = "random", rate: float = 0.2, **options: object) -> Trial:
+    return Trial((("name", name), *options.items()), (("start", start), ("learning_rate", rate)))
 
 
 ARMS: dict[str, tuple[Trial, ...]] = {
-    "pgd_at": tuple(
-        Trial((("name", "pgd_at"),), (("start", start), ("learning_rate", rate)))
-        for start, rate in (("random", 0.1), ("random", 0.2), ("clean", 0.1))
-    ),
+    "pgd_at": tuple(_trial("pgd_at", rate=rate) for rate in (0.1, 0.2, 0.4)),
     "trades": tuple(_trial("trades", beta=beta) for beta in (1.0, 3.0, 6.0)),
-    "guided": tuple(_trial("guided", weight=weight) for weight in (0.5, 0.8, 1.0)),
+    "guided": tuple(_trial("guided", start="clean", weight=weight) for weight in (0.2, 0.35, 0.5)),
     "ckt": (
         _trial("ckt", form="A", temperature=2.0, mixing=0.5),
-        _trial("ckt", form="A", temperature=2.0, mixing=1.0),
+        _trial("ckt", form="A", temperature=2.0, mixing=0.5, start="clean"),
         _trial("ckt", form="B", temperature=2.0, mixing=0.5, beta=6.0, attack="kl"),
     ),
 }
@@ -79,7 +76,7 @@ ARMS: dict[str, tuple[Trial, ...]] = {
 def configuration(trial: Trial, seed: int, epochs: int, data: Path) -> PipelineConfig:
     """Return the configuration of one training run; ``epochs`` of it one for the epsilon warm-up."""
     student = dict(trial.student)
-    rate = float(student.pop("learning_rate", _RATE["start"]))
+    rate = float(student.pop("learning_rate"))
     warm_up = {"name": "warm-up", "epochs": 1, "epsilon": {"start": 0.0, "end": 1.0}}
     harden = {"name": "harden", "epochs": epochs - 1}
     phases = [
@@ -105,7 +102,7 @@ def configuration(trial: Trial, seed: int, epochs: int, data: Path) -> PipelineC
                 "limits": {"train": 10_000, "validation": 1_000},
             },
             "threat_model": {"norm": "Linf", "epsilon": 0.1},
-            "teacher": {"name": "train", "epochs": EPOCHS, "learning_rate": _RATE, **shared},
+            "teacher": {"name": "train", "epochs": TEACHER_EPOCHS, "learning_rate": _TEACHER_RATE, **shared},
             "student": {**student, **shared, "phases": phases},
             "evaluation": {"attacks": [{"name": "apgd_ce"}]},
         }
@@ -118,12 +115,14 @@ class Comparison:
     Args:
         folder: where artefacts are kept and results.json appears.
         data: the folder of Fashion-MNIST's IDX files.
+        epochs: of adversarial training, at least 2; the first ramps epsilon up.
         workers: how many cells run at a time.
     """
 
-    def __init__(self, folder: Path, data: Path, workers: int) -> None:
+    def __init__(self, folder: Path, data: Path, *, epochs: int = EPOCHS, workers: int = 1) -> None:
         self._folder = folder
         self._data = data
+        self._epochs = epochs
         self._workers = workers
 
     def run(self) -> dict[str, Any]:
@@ -164,15 +163,15 @@ class Comparison:
         return self._folder / step if step == "dataset" else self._folder / f"seed-{seed}" / step
 
     def _shared(self, seed: int) -> None:
-        config = configuration(ARMS[BASELINE][0], seed, EPOCHS, self._data)
+        config = configuration(ARMS[BASELINE][0], seed, self._epochs, self._data)
         for step in ("dataset", "clean_teacher", "teacher_cache"):
             out = self._place(step, seed)
             if step == "dataset" and out.is_dir():
                 continue
             make_artefact(step, config, {name: self._place(name, seed) for name in step_inputs(step)}, out)
 
-    def _train(self, trial: Trial, seed: int, epochs: int) -> Path:
-        config = configuration(trial, seed, epochs, self._data)
+    def _train(self, trial: Trial, seed: int) -> Path:
+        config = configuration(trial, seed, self._epochs, self._data)
         out = self._place(trial.name, seed)
         inputs = {name: self._place(name, seed) for name in step_inputs("adversarial_student")}
         started = time.process_time()
@@ -184,17 +183,17 @@ class Comparison:
         return out
 
     def _validated(self, trial: Trial) -> dict[str, float]:
-        history = json.loads((self._train(trial, TUNING_SEED, TUNING_EPOCHS) / HISTORY).read_bytes())
+        history = json.loads((self._train(trial, TUNING_SEED) / HISTORY).read_bytes())
         selected = history["epochs"][history["selected_epoch"]]
         scores = {name: selected[name] for name in ("natural", "robust", "score")}
         console().print(f"{trial.name}: validation {scores}", markup=False)
         return scores
 
     def _tested(self, trial: Trial, seed: int) -> dict[str, float]:
-        student = self._train(trial, seed, EPOCHS)
+        student = self._train(trial, seed)
         out = _evaluation(student)
         inputs = {"dataset": self._place("dataset", seed), "adversarial_student": student}
-        config = configuration(trial, seed, EPOCHS, self._data)
+        config = configuration(trial, seed, self._epochs, self._data)
         make_artefact("robustness_evaluation", config, inputs, out)
         result = read_result(out)
         row = {"seed": seed, "natural": result.natural.value, "robust": result.robust.value}
@@ -262,8 +261,8 @@ def update_readme(readme: Path, results: dict[str, Any]) -> None:
     """Replace the table between the comparison's markers in the README."""
     text = readme.read_text(encoding="utf-8")
     before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    if not after:
+    _, found, after = rest.partition(_END)
+    if not found:
         msg = f"{readme}: the markers {_BEGIN} and {_END} are missing; put them back"
         raise TemperError(msg)
     readme.write_text(f"{before}{_BEGIN}\n{table(results)}\n{_END}{after}", encoding="utf-8")
@@ -274,12 +273,13 @@ def update_readme(readme: Path, results: dict[str, Any]) -> None:
 @click.option(
     "--data", type=click.Path(path_type=Path), default=Path(FashionMnist(name="fashion-mnist").path)
 )
+@click.option("--epochs", type=click.IntRange(min=2), default=EPOCHS, show_default=True)
 @click.option("--readme", type=click.Path(path_type=Path), help="README whose table to replace.")
-def main(folder: Path, data: Path, readme: Path | None) -> None:
+def main(folder: Path, data: Path, epochs: int, readme: Path | None) -> None:
     """Compare the training methods on Fashion-MNIST."""
     os.environ[THREADS] = "1"
     try:
-        results = Comparison(folder, data, workers=os.cpu_count() or 1).run()
+        results = Comparison(folder, data, epochs=epochs, workers=os.cpu_count() or 1).run()
         if readme is not None:
             update_readme(readme, results)
     except TemperError as error:

@@ -1,6 +1,7 @@
 """kfp's local runner: the compiled pipeline's own components, each in a process of this Python."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 from kfp import local
@@ -31,6 +32,8 @@ def run_with_kfp(config: PipelineConfig, folder: Path) -> PipelineRun:
     before = set(root.glob("*"))
     with parent_run(f"kfp {folder.name}"):
         try:
+            # It doubts that this Python can stand in for the image; that is what this runner is for.
+            warnings.filterwarnings("ignore", message="You may be attemping to run a task", module="kfp")
             robust_training(**pipeline_arguments(config))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]

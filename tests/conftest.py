@@ -1,5 +1,6 @@
 """Shared by all tests: an environment of their own, and one tiny pipeline run that many of them read."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.tracking import connect
+from pipelines.cli import main
 from pipelines.local import PipelineRun, run_pipeline
 from pipelines.params import load_params
 from training.config import PipelineConfig
@@ -41,10 +44,23 @@ def _is_ours(name: str) -> bool:
     return name.startswith(("TEMPER_", "MLFLOW_", "AWS_"))
 
 
+@pytest.fixture(scope="session", name="blank_store")
+def _blank_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give an empty MLflow store to copy: to create one takes seconds."""
+    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
+    saved = {name: value for name, value in os.environ.items() if _is_ours(name)}
+    _set_environment(_common(f"sqlite:///{path}"))
+    try:
+        connect()
+    finally:
+        _set_environment(saved)
+    return path
+
+
 @pytest.fixture(scope="session", name="store")
-def _store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Name an MLflow store that the tests share; creating one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+def _store(blank_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name an MLflow store that the tests share."""
+    return f"sqlite:///{shutil.copy(blank_store, tmp_path_factory.mktemp('store'))}"
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +114,24 @@ def _tiny_run(
         return run_pipeline(tiny(), home / "run")
     finally:
         _set_environment(saved)
+
+
+@pytest.fixture(scope="session", name="in_process")
+def _in_process() -> Callable[..., None]:
+    """Give what stands in for pipelines.checks._run where a process of its own proves nothing."""
+
+    def run(*words: str, cwd: Path, state: Path) -> None:
+        program, *arguments = words
+        assert program == "temper"
+        before = {name: value for name, value in os.environ.items() if _is_ours(name)}
+        _set_environment({"TEMPER_STATE": str(state), "TEMPER_THREADS": "1"})
+        try:
+            with contextlib.chdir(cwd):
+                main(arguments, standalone_mode=False)
+        finally:
+            _set_environment(before)
+
+    return run
 
 
 @pytest.fixture(name="tiny_copy")

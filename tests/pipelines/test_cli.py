@@ -103,7 +103,8 @@ def test_help_names_every_command(temper: Temper) -> None:
     result = temper("--help")
     for command in ("run", "step", "compile", "config", "report", "doctor"):
         assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE)
-    assert all(step in temper("step", "--help").stdout for step in STEPS)
+    usage = re.sub(r"\s", "", temper("step", "--help").stdout)
+    assert "|".join(STEPS) in usage
     assert temper("--version").exit_code == 0
 
 
@@ -158,9 +159,7 @@ def test_an_output_that_cannot_be_is_one_line(temper: Temper, tiny_params: Path,
     Path("file").write_text("")
     words = ["run", "--out"] if command == "run" else ["step", "dataset", "--artefacts"]
     assert "file" in refusal(temper(*words, "file", "--params", tiny_params))
-    assert "Permission denied" in refusal(
-        temper("compile", "--params", tiny_params, "--out", "/proc/p.yaml")
-    ) or ("/proc/p.yaml" in refusal(temper("compile", "--params", tiny_params, "--out", "/proc/p.yaml")))
+    assert "/proc/p.yaml" in refusal(temper("compile", "--params", tiny_params, "--out", "/proc/p.yaml"))
     assert Path("file").read_text() == ""
 
 

@@ -72,7 +72,7 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         process.wait(timeout=10)
 
 
-LOADER = botocore.loaders.create_loader()  # type: ignore[no-untyped-call]
+LOADER = botocore.loaders.create_loader()
 
 
 @pytest.fixture(autouse=True)
