@@ -1,8 +1,8 @@
 """The comparison of training methods on Fashion-MNIST: same data, same budget, same care.
 
 Each arm gets the same number of tuning trials on the validation side, with a seed of its own; then the best
-trial of each arm is trained with seeds 0, 1 and 2 and attacked on the whole test set. Artefacts are reused, so
-that a killed comparison goes on where it was.
+trial of each arm is trained with seeds 0, 1 and 2 and attacked on the whole test set. Artefacts are reused,
+so that a killed comparison goes on where it was.
 """
 
 import json

@@ -34,13 +34,13 @@ class Rate(Section):
     @property
     def low(self) -> float:
         """Lower end of the interval, in [0, 1]."""
-        return max(0.0, self._centre - self._half_width)
+        return max(0.0, min(self.value, self._centre - self._half_width))
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def high(self) -> float:
         """Upper end of the interval, in [0, 1]."""
-        return min(1.0, self._centre + self._half_width)
+        return min(1.0, max(self.value, self._centre + self._half_width))
 
     @property
     def _scale(self) -> float:

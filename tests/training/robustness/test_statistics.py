@@ -70,3 +70,9 @@ def test_pairing_matters() -> None:
 def test_a_difference_has_a_sign() -> None:
     ours, theirs = np.array([False, False, True]), np.array([True, True, True])
     assert paired_difference(ours, theirs).value == pytest.approx(-2 / 3)
+
+
+@pytest.mark.parametrize("n", [1, 34, 36, 41, 44, 999])
+def test_the_value_is_within_its_own_interval_at_the_ends(n: int) -> None:
+    for rate in (Rate(count=0, n=n), Rate(count=n, n=n)):
+        assert rate.low <= rate.value <= rate.high
