@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.progress import console
 from components.step import execute
-from training.errors import TemperError
+from training.errors import TemperError, explain
 
 
 def enter(step: str, params: Mapping[str, object], inputs: Mapping[str, str], out: str) -> None:
@@ -16,12 +16,3 @@ def enter(step: str, params: Mapping[str, object], inputs: Mapping[str, str], ou
     except (TemperError, OSError) as error:
         console().print(f"error: {explain(error)}", markup=False)
         sys.exit(2)
-
-
-def explain(error: TemperError | OSError) -> str:
-    """Return the message for a user: a TemperError's own, or what the system refused."""
-    if isinstance(error, TemperError):
-        return str(error)
-    where = error.filename2 or error.filename or "a file"
-    reason = error.strerror or type(error).__name__
-    return f"{where}: {reason}; check that the folder is there, writable and not full"

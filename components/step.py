@@ -17,10 +17,10 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from components.environment import Compute, configure_compute, state_folder
+from components.steps import STEPS
 from components.tracking import Tracker, tracked_run
 from training.artefact import (
     MANIFEST,
-    Kind,
     Manifest,
     digest_json,
     open_artefact,
@@ -30,16 +30,6 @@ from training.artefact import (
 from training.checkpoint import Checkpoint
 from training.config import PipelineConfig
 from training.errors import TemperError
-
-STEPS: dict[str, Kind] = {
-    "dataset": "snapshot",
-    "clean_teacher": "teacher",
-    "teacher_cache": "cache",
-    "adversarial_student": "student",
-    "robustness_evaluation": "evaluation",
-    "registration": "decision",
-}
-"""The steps in order, and what each makes."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TypeVar
 import click
 from safetensors import SafetensorError, safe_open
 
-from components.step import STEPS
+from components.steps import STEPS
 from pipelines.params import dump_params, load_params
 from training.artefact import SOURCE_PACKAGES, open_artefact
 from training.config import PipelineConfig

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from components.step import STEPS, step_inputs
+from components.steps import STEPS
 from pipelines.params import dump_params, load_params
 from training.config import PipelineConfig
-from training.errors import TemperError
+from training.errors import TemperError, explain
 
 RUNS = Path("runs")
 ARTEFACTS = Path("artefacts")
@@ -30,8 +30,6 @@ class Cli(click.Group):
         except BrokenPipeError:
             raise  # click's own: who reads us has enough
         except (TemperError, OSError) as error:
-            from components.entry import explain  # noqa: PLC0415 - keeps `temper --help` quick
-
             for line in explain(error).splitlines():
                 click.echo(f"error: {line}", err=True)
             sys.exit(2)
@@ -104,7 +102,7 @@ def _tell(folder: Path, seconds: float | None) -> None:
 )
 def step(name: str, params: Path, overrides: tuple[str, ...], artefacts: Path) -> None:
     """Run one step, as DVC's stages do."""
-    from components.step import execute, step_sections  # noqa: PLC0415 - as above
+    from components.step import execute, step_inputs, step_sections  # noqa: PLC0415 - as above
     from components.tracking import shared_parent  # noqa: PLC0415 - as above
     from pipelines.local import run_name  # noqa: PLC0415 - as above
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from kfp import local
 
-from components.step import STEPS, check_replaceable
+from components.step import check_replaceable
+from components.steps import STEPS
 from components.tracking import parent_run
 from pipelines.local import PipelineRun
 from pipelines.robust_training import pipeline_arguments, robust_training

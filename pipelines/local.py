@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.environment import configure_compute
-from components.step import STEPS, execute, is_current, step_inputs, step_sections
+from components.step import execute, is_current, step_inputs, step_sections
+from components.steps import STEPS
 from components.tracking import parent_run
 from training.artefact import Manifest, digest_json, open_artefact, source_digest
 from training.config import PipelineConfig, TrainedTeacher

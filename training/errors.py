@@ -18,3 +18,12 @@ class ArtefactError(TemperError):
 
 class TrainingError(TemperError):
     """Training that cannot start or cannot go on, such as a loss that diverged."""
+
+
+def explain(error: TemperError | OSError) -> str:
+    """Return the message for a user: a TemperError's own, or what the system refused."""
+    if isinstance(error, TemperError):
+        return str(error)
+    where = error.filename2 or error.filename or "a file"
+    reason = error.strerror or type(error).__name__
+    return f"{where}: {reason}; check that the folder is there, writable and not full"

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from components.step import (
-    STEPS,
     check_replaceable,
     digested,
     execute,
@@ -18,6 +17,7 @@ from components.step import (
     step_sections,
     validated_sections,
 )
+from components.steps import STEPS
 from pipelines.local import PipelineRun
 from training.artefact import open_artefact
 from training.config import Factory, PipelineConfig, Student, WeightsTeacher

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import pytest
 from click.testing import CliRunner, Result
 
-from components.step import STEPS
+from components.steps import STEPS
 from pipelines.cli import main
 from pipelines.local import PipelineRun
 from pipelines.params import load_params

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from components.step import STEPS, step_inputs, step_sections
+from components.step import step_inputs, step_sections
+from components.steps import STEPS
 from pipelines.params import load_params, validate_params
 from pipelines.robust_training import compile_pipeline, pipeline_arguments
 from training.config import PipelineConfig

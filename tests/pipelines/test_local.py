@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import pytest
 
-from components.step import STEPS
+from components.steps import STEPS
 from pipelines.local import PipelineRun, run_name, run_pipeline
 from training.artefact import open_artefact
 from training.config import PipelineConfig

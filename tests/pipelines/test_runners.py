@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from components.step import STEPS
+from components.steps import STEPS
 from pipelines import checks
 from training.artefact import open_artefact
 

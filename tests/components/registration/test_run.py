@@ -19,7 +19,8 @@ from mlflow.entities.model_registry import ModelVersion
 
 from components.registration.registry import Registered
 from components.registration.run import DECISION, REGISTERED
-from components.step import STEPS, execute, step_inputs, step_sections
+from components.step import execute, step_inputs, step_sections
+from components.steps import STEPS
 from components.tracking import connect
 from pipelines.local import PipelineRun
 from training.artefact import open_artefact, source_digest
