@@ -1,5 +1,6 @@
 """The Makefile tells what it can do, and the README names only what there is."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +14,9 @@ PHONY = set(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[0].split())
 
 
 def make(*words: str) -> str:
-    done = subprocess.run(["make", *words], cwd=ROOT, check=True, capture_output=True, text=True)
+    # A make above this one, such as that of `make test`, would make this one tell of its folder.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(["make", *words], cwd=ROOT, env=alone, check=True, capture_output=True, text=True)
     return done.stdout
 
 
