@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EPOCHS ?= 3
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONWARNINGS ?= ignore
@@ -53,8 +54,8 @@ check-runners: $(STAMP) ## Run the pipeline by temper run, dvc repro and kfp, an
 check-resume: $(STAMP) ## Kill the student's training in its second phase, resume, compare the digests
 	@python -m pipelines.checks resume
 
-compare-fashion: $(STAMP) ## Compare the training methods on Fashion-MNIST and renew the README's table (about 40 minutes)
-	@python -m pipelines.comparison --data $(FASHION_MNIST) --readme README.md
+compare-fashion: $(STAMP) ## Compare the training methods on Fashion-MNIST and renew the README's table (about 35 minutes)
+	@python -m pipelines.comparison --data $(FASHION_MNIST) --epochs $(EPOCHS) --readme README.md
 
 picture: $(STAMP) ## Draw the README's picture from the latest run
 	@python -m pipelines.picture "$$(ls -td runs/*/ | head -n 1)" infra/pictures/digits.png

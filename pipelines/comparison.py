@@ -155,7 +155,8 @@ class Comparison:
             }
             for arm, trials in ARMS.items()
         }
-        results = {"arms": arms, "seeds": list(SEEDS), **self._against_baseline(best)}
+        measured = {"arms": arms, "epochs": self._epochs, "seeds": list(SEEDS)}
+        results = {**measured, **self._against_baseline(best)}
         write_json(self._folder / "results.json", results)
         return results
 
@@ -232,10 +233,12 @@ def _timing(artefact: Path) -> Path:
 def table(results: dict[str, Any]) -> str:
     """Return the results as a Markdown table: mean and standard deviation over the seeds, then every seed."""
     lines = [
+        f"{results['epochs']} epochs of adversarial training, seeds {', '.join(map(str, results['seeds']))}:",
+        "",
         "| method | setting chosen on validation | natural % | APGD-CE robust % | CPU seconds |",
         "|---|---|---|---|---|",
     ]
-    for arm, found in results["arms"].items():
+    for arm, found in sorted(results["arms"].items()):
         cells = [_spread(found["seeds"], key) for key in ("natural", "robust")]
         seconds = statistics.mean(row["cpu_seconds"] for row in found["seeds"])
         lines.append(f"| {arm} | {found['chosen']} | {cells[0]} | {cells[1]} | {seconds:.0f} |")

@@ -39,6 +39,8 @@ def _results() -> dict[str, Any]:
     ]
     return {
         "arms": {arm: {"chosen": trials[0].name, "seeds": seeds} for arm, trials in ARMS.items()},
+        "epochs": 3,
+        "seeds": list(SEEDS),
         "guided_against_pgd_at": [
             {"seed": seed, "natural": of(0.04), "robust": of(-0.005)} for seed in SEEDS
         ],
@@ -82,13 +84,15 @@ def test_the_tuning_seed_is_not_a_seed_of_the_test() -> None:
 
 def test_the_table_has_a_row_for_each_arm_with_every_seed(results: dict[str, Any]) -> None:
     lines = table(results).splitlines()
+    assert lines[0] == "3 epochs of adversarial training, seeds 0, 1, 2:"
     for arm in ARMS:
         (row,) = [line for line in lines if line.startswith(f"| {arm} |")]
         assert "81.00 ± 1.00 (80.00, 81.00, 82.00)" in row
         assert row.endswith("| 60 |")
     for seed in SEEDS:
         assert f"- seed {seed}: natural +4.00 (+3.00 to +5.00), robust -0.50 (-1.50 to +0.50)" in lines
-    assert {line.count("|") for line in lines if line.startswith("|")} == {lines[0].count("|")}
+    rows = [line for line in lines if line.startswith("|")]
+    assert {row.count("|") for row in rows} == {rows[0].count("|")}
 
 
 def test_the_readme_keeps_what_stands_around_the_table(tmp_path: Path, results: dict[str, Any]) -> None:
