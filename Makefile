@@ -8,6 +8,8 @@ EPOCHS ?= 3
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONWARNINGS ?= ignore
+# Waiting threads yield: cores may be shared with other work.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint types layers unit repro compile compare-fashion check-runners check-resume picture lock clean

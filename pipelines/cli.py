@@ -1,5 +1,6 @@
 """The command line: ``temper``. It parses and prints; the work is done by the modules it calls."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,10 @@ from components.steps import STEPS
 from pipelines.params import dump_params, load_params
 from training.config import PipelineConfig
 from training.errors import TemperError, explain
+
+# Threads that wait by spinning make a step 5 to 25 times slower where another process shares the cores.
+# OpenMP reads this when torch is imported, which the commands below do.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 RUNS = Path("runs")
 ARTEFACTS = Path("artefacts")
