@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_SEED = 2**53 - 1
-MAX_L2_EPSILON = 64.0
+MAX_EPSILON = {"Linf": 1.0, "L2": 64.0, "L1": 255.0}
 
 
 def parse_fraction(value: object) -> object:
@@ -185,12 +185,12 @@ class ThreatModel(Section):
     ``epsilon`` is in pixel units of [0, 1]; 8/255 may be written so.
     """
 
-    norm: Literal["Linf", "L2"] = "Linf"
+    norm: Literal["Linf", "L2", "L1"] = "Linf"
     epsilon: Positive = 0.15
 
     @model_validator(mode="after")
     def _epsilon_in_pixel_units(self) -> "ThreatModel":
-        bound = 1.0 if self.norm == "Linf" else MAX_L2_EPSILON
+        bound = MAX_EPSILON[self.norm]
         if self.epsilon > bound:
             msg = (
                 f"epsilon {self.epsilon:g} is above {bound:g} for {self.norm}: pixels are in [0, 1], "
@@ -463,15 +463,77 @@ class PgdAttack(Section):
     step_size: Positive = 0.1
 
 
-class ApgdCeAttack(Section):
-    """Auto-PGD on the cross-entropy (Croce and Hein 2020, algorithm 1)."""
+class ApgdAttack(Section):
+    """What every Auto-PGD attack has (Croce and Hein 2020, algorithm 1).
+
+    ``passes`` above 1 averages each gradient over that many passes, for randomised models.
+    ``larger_epsilons`` spends the first 60 % of the steps at 3 and 2 times epsilon (L1 only; Croce and
+    Hein 2021).
+    """
+
+    steps: Annotated[Whole, Field(ge=2)] = 100
+    restarts: Count = 1
+    passes: Count = 1
+    larger_epsilons: bool = False
+
+
+class ApgdCeAttack(ApgdAttack):
+    """Auto-PGD on the cross-entropy."""
 
     name: Literal["apgd_ce"] = "apgd_ce"
-    steps: Annotated[Whole, Field(ge=2)] = 100
+
+
+class ApgdDlrAttack(ApgdAttack):
+    """Auto-PGD on the difference of logits ratio; with 2 classes on the margin."""
+
+    name: Literal["apgd_dlr"] = "apgd_dlr"
+
+
+class ApgdTargetedAttack(ApgdAttack):
+    """Auto-PGD on the targeted difference of logits ratio; with 2 or 3 classes on the targeted margin.
+
+    ``targets`` are the classes of the highest logits beside the true one, at most classes - 1.
+    """
+
+    name: Literal["apgd_t"] = "apgd_t"
+    targets: Count = 9
+
+
+class FabAttack(Section):
+    """Fast adaptive boundary attack, untargeted (Croce and Hein 2020)."""
+
+    name: Literal["fab"] = "fab"
+    steps: Count = 100
+    restarts: Count = 5
+
+
+class FabTargetedAttack(Section):
+    """Fast adaptive boundary attack towards each of ``targets`` classes, at most classes - 1."""
+
+    name: Literal["fab_t"] = "fab_t"
+    steps: Count = 100
+    restarts: Count = 1
+    targets: Count = 9
+
+
+class SquareAttack(Section):
+    """Square attack: random search without gradients (Andriushchenko et al. 2020)."""
+
+    name: Literal["square"] = "square"
+    queries: Count = 5000
     restarts: Count = 1
 
 
-EvaluationAttack: TypeAlias = Annotated[PgdAttack | ApgdCeAttack, Field(discriminator="name")]
+EvaluationAttack: TypeAlias = Annotated[
+    PgdAttack
+    | ApgdCeAttack
+    | ApgdDlrAttack
+    | ApgdTargetedAttack
+    | FabAttack
+    | FabTargetedAttack
+    | SquareAttack,
+    Field(discriminator="name"),
+]
 
 
 class Curve(Section):
@@ -489,18 +551,114 @@ class Curve(Section):
         return self
 
 
-class Evaluation(Section):
-    """The attacks, each on what the earlier ones left; the result is the worst case of each example."""
+SanityName: TypeAlias = Literal[
+    "deterministic_outputs",
+    "logits_not_probabilities",
+    "gradients_not_zero",
+    "square_not_stronger",
+    "doubled_steps_change_nothing",
+    "larger_epsilon_never_helps",
+    "large_epsilon_reaches_chance",
+    "teacher_transfer_not_stronger",
+    "surrogate_transfer_not_stronger",
+    "single_step_not_stronger",
+    "training_target_not_stronger",
+    "pgd_gap_small",
+]
 
-    attacks: Annotated[tuple[EvaluationAttack, ...], Field(min_length=1)] = (PgdAttack(), ApgdCeAttack())
+
+class Sanity(Section):
+    """When a check of the evaluation itself fails; fixed here, before anything is tested.
+
+    A comparison fails when the paired difference is above ``points`` (a share) and its exact McNemar test
+    is below ``alpha``. Every check works on the first ``examples`` of the test side.
+    """
+
+    enabled: bool = True
+    examples: Count = 300
+    alpha: Annotated[Share, Field(gt=0, lt=1)] = 0.01
+    points: Share = 0.005
+    attack: PgdAttack = PgdAttack(steps=40, restarts=1, step_size=0.05)
+    square_queries: Count = 1000
+    max_output_change: Share = 0.001
+    max_zero_gradient_share: Share = 0.05
+    max_pgd_gap: Share = 0.05
+    large_epsilon: Positive = 8.0
+    chance_margin: Share = 0.05
+    target_temperature: Positive = 2.0
+    surrogate_epochs: Count = 5
+    surrogate_examples: Count = 2000
+
+
+class Spatial(Section):
+    """Small rotations (degrees) and shifts (pixels): the worst of a grid (Engstrom et al. 2019).
+
+    The grid has ``grid`` values from minus to plus of each; with both 0 nothing is tested.
+    """
+
+    degrees: NonNegative = 15.0
+    pixels: NonNegative = 1.0
+    grid: Annotated[Whole, Field(ge=1, le=15)] = 3
+
+
+class Shift(Section):
+    """What else is measured: corruptions, threat models that were not trained for, a shifted test set.
+
+    ``threats: usual`` are the other two norms at the epsilons that go together on CIFAR-10 (Linf 8/255,
+    L2 0.5, L1 12), scaled to this epsilon and image size; a list names its own. ``path`` is a user's own
+    shifted test set, an .npz file as the npz source takes it (x, y).
+    """
+
+    corruptions: Literal["all", "common", "none"] = "all"
+    severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Field(min_length=1)] = (
+        1,
+        2,
+        3,
+        4,
+        5,
+    )
+    examples: Count = 500
+    threats: Literal["usual"] | tuple[ThreatModel, ...] = "usual"
+    attack: ApgdCeAttack = ApgdCeAttack()
+    spatial: Spatial = Spatial()
+    path: Place | None = None
+
+
+class Budget(Section):
+    """Spend less: the first attack sees every example, the others ``survivors`` of those it leaves.
+
+    The survivors are drawn by key. The interval says what that costs; the report says what was skipped.
+    """
+
+    survivors: Count
+
+
+class Evaluation(Section):
+    """The attacks, each on what the earlier ones left; the result is the worst case of each example.
+
+    ``attacks`` is a version of AutoAttack (standard, plus, or rand for randomised models) or a list.
+    ``mode: exact`` searches in float32 and leaves nothing out; ``verdict`` searches in bfloat16 where the
+    device has it, counts what the float32 model confirms, and lets FAB give up what is far.
+    ``draws: reference`` draws batch by batch as the public
+    AutoAttack does; ``per-example`` depends on seed, attack and example alone.
+    """
+
+    attacks: (
+        Literal["standard", "plus", "rand"] | Annotated[tuple[EvaluationAttack, ...], Field(min_length=1)]
+    ) = "standard"
+    mode: Literal["exact", "verdict"] = "verdict"
+    draws: Literal["per-example", "reference"] = "per-example"
+    budget: Budget | None = None
     examples: Count | None = None
     batch_size: Count = 256
     curve: Curve = Curve()
+    sanity: Sanity = Sanity()
+    shift: Shift = Shift()
     strip_examples: Count = 8
 
     @model_validator(mode="after")
     def _attacks_differ(self) -> "Evaluation":
-        names = [attack.name for attack in self.attacks]
+        names = [attack.name for attack in self.attacks] if isinstance(self.attacks, tuple) else []
         for name in names:
             if names.count(name) > 1:
                 msg = f"attacks: {name} stands twice; give it more steps or restarts instead"
@@ -520,9 +678,13 @@ class Rule(Section):
 
 
 class Gate(Section):
-    """What a student must reach to become champion; with no rules, nothing passes."""
+    """What a student must reach to become champion; with no rules, nothing passes.
+
+    ``sanity`` names the checks of the evaluation that must have been made and passed.
+    """
 
     minimum_examples: Count = 300
+    sanity: Literal["all"] | tuple[SanityName, ...] = "all"
     rules: tuple[Rule, ...] = (Rule(metric="natural", minimum=0.95), Rule(metric="robust", minimum=0.75))
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.attacks.draws import KeyedDraws
 from training.attacks.gradients import frozen
 from training.attacks.pgd import Ascent, pgd
+from training.attacks.victim import Batch, Victim
 
 _BATCH = 256
 
@@ -47,7 +49,9 @@ def pgd_accuracy(
     with frozen(model):
         for start in range(0, len(data), _BATCH):
             x, y = data.batch(start, _BATCH, device)
-            rows = np.arange(start, start + len(x))
-            _, fooled = pgd(model, x, y, rows, ascent, seed)
+            with torch.no_grad():
+                batch = Batch(x, y, model(x))
+            draws = KeyedDraws(seed, np.arange(start, start + len(x)))
+            _, fooled = pgd(Victim(model), batch, ascent, draws)
             stands += int((~fooled).sum())
     return stands / len(data)

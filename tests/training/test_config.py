@@ -1,20 +1,24 @@
 """The schema: bounds, messages, and what it refuses."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from training.config import (
+    MAX_EPSILON,
     MAX_SEED,
+    ApgdCeAttack,
     Augmentation,
+    Budget,
     Cache,
     Ckt,
     Curve,
     Data,
     DataGate,
     Evaluation,
+    EvaluationAttack,
     Factory,
     Gate,
     Guided,
@@ -28,9 +32,13 @@ from training.config import (
     PipelineConfig,
     Ramp,
     Registration,
+    Sanity,
+    SanityName,
     Section,
     Selection,
+    Shift,
     Source,
+    Spatial,
     Split,
     Student,
     Teacher,
@@ -141,7 +149,7 @@ def test_other_seeds_are_refused(seed: object) -> None:
         (DataGate, {"max_conflicting_labels": -1}),
         (ThreatModel, {"epsilon": 0}),
         (ThreatModel, {"epsilon": "-8/255"}),
-        (ThreatModel, {"norm": "L1"}),
+        (ThreatModel, {"norm": "L3"}),
         (TrainedTeacher, {"epochs": 0}),
         (TrainedTeacher, {"label_smoothing": 1}),
         (Augmentation, {"shift": -1}),
@@ -161,6 +169,30 @@ def test_other_seeds_are_refused(seed: object) -> None:
         (Student, {"checkpoint_minutes": 0}),
         (Evaluation, {"attacks": []}),
         (Evaluation, {"attacks": [{"name": "apgd_ce", "steps": 1}]}),
+        (Evaluation, {"attacks": [{"name": "apgd_ce", "passes": 0}]}),
+        (Evaluation, {"attacks": [{"name": "apgd_ce", "targets": 3}]}),
+        (Evaluation, {"attacks": [{"name": "apgd_t", "targets": 0}]}),
+        (Evaluation, {"attacks": [{"name": "fab", "larger_epsilons": True}]}),
+        (Evaluation, {"attacks": [{"name": "square", "queries": 0}]}),
+        (Evaluation, {"attacks": "autoattack"}),
+        (Evaluation, {"mode": "quick"}),
+        (Evaluation, {"draws": "random"}),
+        (Evaluation, {"budget": {}}),
+        (Budget, {"survivors": 0}),
+        (Sanity, {"alpha": 0}),
+        (Sanity, {"points": 1.5}),
+        (Sanity, {"large_epsilon": 0}),
+        (Spatial, {"degrees": -1}),
+        (Spatial, {"grid": 0}),
+        (Shift, {"severities": []}),
+        (Shift, {"severities": [0]}),
+        (Shift, {"severities": [6]}),
+        (Shift, {"corruptions": "some"}),
+        (Shift, {"threats": "all"}),
+        (Shift, {"threats": [{"norm": "L2", "epsilon": 128}]}),
+        (Shift, {"path": ""}),
+        (Gate, {"sanity": ["gradients_are_nice"]}),
+        (Gate, {"sanity": "some"}),
         (Gate, {"rules": [{"metric": "", "minimum": 0.5}]}),
         (Gate, {"rules": [{"metric": "robust"}]}),
         (Gate, {"minimum_examples": 0}),
@@ -178,17 +210,24 @@ def test_what_is_out_of_bounds_is_refused(section: type[Section], fields: dict[s
         section.model_validate(fields)
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [("Linf", 1), ("Linf", "255/255"), ("L2", 64), ("L2", 0.5)])
+@pytest.mark.parametrize(
+    ("norm", "epsilon"),
+    [("Linf", 1), ("Linf", "255/255"), ("L2", 64), ("L2", 0.5), ("L1", 255), ("L1", 12), ("L1", "12/255")],
+)
 def test_epsilon_up_to_its_bound_is_taken(norm: str, epsilon: object) -> None:
-    assert ThreatModel.model_validate({"norm": norm, "epsilon": epsilon}).epsilon <= 64
+    assert ThreatModel.model_validate({"norm": norm, "epsilon": epsilon}).epsilon <= MAX_EPSILON[norm]
 
 
-def test_epsilon_in_units_of_0_to_255_is_refused_with_the_mend() -> None:
-    assert message(ThreatModel, {"epsilon": 8}) == (
-        "epsilon 8 is above 1 for Linf: pixels are in [0, 1], so write 8/255, not 8, "
-        "if 0-255 units were meant"
+@pytest.mark.parametrize(("norm", "epsilon"), [("Linf", 8), ("L2", 128), ("L1", 12 * 255)])
+def test_epsilon_in_units_of_0_to_255_is_refused_with_the_mend(norm: str, epsilon: int) -> None:
+    assert message(ThreatModel, {"norm": norm, "epsilon": epsilon}) == (
+        f"epsilon {epsilon} is above {MAX_EPSILON[norm]:g} for {norm}: pixels are in [0, 1], "
+        "so write 8/255, not 8, if 0-255 units were meant"
     )
-    assert message(ThreatModel, {"norm": "L2", "epsilon": 128}).startswith("epsilon 128 is above 64 for L2")
+
+
+def test_every_norm_has_a_bound() -> None:
+    assert set(MAX_EPSILON) == set(get_args(ThreatModel.model_fields["norm"].annotation))
 
 
 def test_shares_leave_something_to_train_on() -> None:
@@ -229,6 +268,46 @@ def test_normalisation_has_one_of_each_per_channel(fields: dict[str, object], me
 def test_multiples_of_the_curve_must_rise(multiples: list[float]) -> None:
     with pytest.raises(ValidationError):
         Curve.model_validate({"multiples": multiples})
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+def test_attacks_are_a_version_of_autoattack(version: str) -> None:
+    assert Evaluation.model_validate({"attacks": version}).attacks == version
+    assert Evaluation().attacks == "standard"
+
+
+def test_attacks_may_be_a_list_of_every_kind() -> None:
+    kinds = get_args(get_args(EvaluationAttack)[0])
+    names = [kind().name for kind in kinds]
+    found = Evaluation.model_validate({"attacks": [{"name": name} for name in names]})
+    assert found.attacks == tuple(kind() for kind in kinds)
+    assert Evaluation.model_validate_json(found.model_dump_json()) == found
+    assert names == ["pgd", "apgd_ce", "apgd_dlr", "apgd_t", "fab", "fab_t", "square"]
+
+
+def test_an_attack_stands_once_in_the_list() -> None:
+    twice: dict[str, object] = {"attacks": [{"name": "square"}, {"name": "pgd"}, {"name": "square"}]}
+    assert message(Evaluation, twice) == (
+        "attacks: square stands twice; give it more steps or restarts instead"
+    )
+
+
+def test_a_version_passes_through_json_and_kfps_floats() -> None:
+    raw = Evaluation(attacks=(ApgdCeAttack(steps=30),), budget=Budget(survivors=200)).model_dump(mode="json")
+    raw["attacks"][0]["steps"], raw["budget"]["survivors"] = 30.0, 200.0
+    found = Evaluation.model_validate(raw)
+    assert found.attacks == (ApgdCeAttack(steps=30),)
+    assert found.budget == Budget(survivors=200)
+
+
+def test_a_gate_may_name_the_checks_it_needs() -> None:
+    names = get_args(SanityName)
+    assert Gate.model_validate({"sanity": list(names)}).sanity == names
+    assert Gate.model_validate({"sanity": []}).sanity == ()
+    assert Gate().sanity == "all"
 
 
 # --- phases and ramps -----------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 import numpy as np
 import torch
 
+from training.attacks.draws import KeyedDraws
 from training.attacks.gradients import frozen
 from training.attacks.pgd import Ascent, pgd
+from training.attacks.victim import Batch, Victim
 from training.models.classifier import Classifier
 from training.validation import LabelledImages, natural_accuracy, pgd_accuracy
 
@@ -27,8 +29,9 @@ def test_pgd_accuracy_is_the_share_that_pgd_does_not_fool(
     data = LabelledImages(digits.images[1200:1500], digits.labels[1200:1500])  # more than one batch
     x, y = data.batch(0, 300, CPU)
     with frozen(trained):
+        batch = Batch(x, y, trained(x))
         for ascent in (ASCENT, MOSTLY_NOISE):
-            _, fooled = pgd(trained, x, y, np.arange(300), ascent, 5)
+            _, fooled = pgd(Victim(trained), batch, ascent, KeyedDraws(5, np.arange(300)))
             found = pgd_accuracy(trained, data, ascent, 5, CPU)
             assert found == int((~fooled).sum()) / 300
             assert 0.0 < found < natural_accuracy(trained, data, CPU)

@@ -62,11 +62,13 @@ def input_gradient(model: nn.Module, x: Tensor, loss: PerExampleLoss) -> tuple[T
         loss: one value for each example.
 
     Returns:
-        The gradient (n, c, h, w), the logits (n, classes) and the losses (n,), all detached.
+        The gradient (n, c, h, w), zero where the model passes none back, the logits (n, classes) and the
+        losses (n,), all detached.
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(x)
         values = loss(logits)
-        (gradient,) = torch.autograd.grad(values.sum(), x)
-    return gradient, logits.detach(), values.detach()
+        found = torch.autograd.grad(values.sum(), x, allow_unused=True) if values.requires_grad else (None,)
+    gradient = torch.zeros_like(x) if found[0] is None else found[0]
+    return gradient.detach(), logits.detach(), values.detach()

@@ -1,14 +1,17 @@
 """Projected gradient descent (Madry et al., "Towards deep learning models resistant to attacks", 2018)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from training.attacks.gradients import PerExampleLoss, input_gradient, refuse_nan
-from training.attacks.losses import cross_entropy
-from training.attacks.norms import Norm, keyed_noise, project, steepest, unit
-from training.randomness import IntArray
+from training.attacks.attempts import in_turn
+from training.attacks.draws import Draws
+from training.attacks.gradients import PerExampleLoss, input_gradient
+from training.attacks.losses import LossAt, cross_entropy
+from training.attacks.norms import Norm, keyed_start, project, steepest
+from training.attacks.victim import Batch, Victim
 
 
 @dataclass(frozen=True)
@@ -31,25 +34,24 @@ def ascend(model: nn.Module, natural: Tensor, start: Tensor, loss: PerExampleLos
     return x.detach()
 
 
-def keyed_start(natural: Tensor, rows: IntArray, ascent: Ascent, seed: int) -> Tensor:
-    """Start inside the ball from (seed, row) alone: uniform for Linf, on the sphere for L2."""
-    noise = keyed_noise(natural, rows, ascent.norm, seed)
-    direction = noise if ascent.norm == "Linf" else unit(noise, "L2")
-    return project(natural + ascent.epsilon * direction, natural, ascent.epsilon, ascent.norm)
-
-
 def pgd(
-    model: nn.Module, natural: Tensor, labels: Tensor, rows: IntArray, ascent: Ascent, seed: int
+    victim: Victim,
+    batch: Batch,
+    ascent: Ascent,
+    draws: Draws,
+    loss_at: LossAt | None = None,
+    *,
+    restarts: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Attack until misclassified: every iterate counts, and an example that fell is left alone.
 
     Args:
-        model: frozen, in eval mode.
-        natural: images in [0, 1], shape (n, c, h, w).
-        labels: true classes, shape (n,).
-        rows: the examples' indices in their data set, shape (n,); with ``seed`` they key the start.
+        victim: the model.
+        batch: the examples.
         ascent: the ball and the steps.
-        seed: the key of this restart.
+        draws: where the starts come from.
+        loss_at: what is maximised; by default the cross-entropy to the labels.
+        restarts: runs from new starts, each on what the earlier ones left.
 
     Returns:
         The adversarial images (n, c, h, w) and whether each fooled the model (n,).
@@ -57,24 +59,28 @@ def pgd(
     Raises:
         TrainingError: a model that gives NaN or infinity on perturbed images.
     """
-    found = keyed_start(natural, rows, ascent, seed)
-    fooled = torch.zeros(len(natural), dtype=torch.bool, device=natural.device)
-    active = torch.arange(len(natural), device=natural.device)
-    for step in range(ascent.steps + 1):
-        x, clean, true = found[active], natural[active], labels[active]
-        if step == ascent.steps:
-            with torch.no_grad():
-                logits = model(x)
-            refuse_nan(logits)
-            fooled[active] = logits.argmax(dim=1) != true
-            break
-        gradient, logits, _ = input_gradient(model, x, cross_entropy(true))
-        refuse_nan(gradient, logits)
-        fell = logits.argmax(dim=1) != true
-        fooled[active] = fell
-        moved = x + ascent.step_size * steepest(gradient, ascent.norm)
+    run = partial(_run, victim, batch, ascent, draws, loss_at)
+    return in_turn(batch, [run] * restarts)
+
+
+def _run(
+    victim: Victim, batch: Batch, ascent: Ascent, draws: Draws, loss_at: LossAt | None, at: Tensor
+) -> tuple[Tensor, Tensor]:
+    natural, labels = batch.images[at], batch.labels[at]
+    found = keyed_start(natural, at, ascent.epsilon, ascent.norm, draws)
+    fooled = torch.zeros(len(at), dtype=torch.bool, device=at.device)
+    active = torch.arange(len(at), device=at.device)
+    for _ in range(ascent.steps):
+        x, true = found[active], labels[active]
+        loss = loss_at(at[active]) if loss_at else cross_entropy(true)
+        gradient, logits, _ = victim.gradient(x, loss)
+        fell = victim.fooled(x, true, logits)
+        fooled[active[fell]] = True
         active = active[~fell]
         if not len(active):
-            break
-        found[active] = project(moved, clean, ascent.epsilon, ascent.norm)[~fell]
+            return found, fooled
+        moved = x[~fell] + ascent.step_size * steepest(gradient[~fell], ascent.norm)
+        found[active] = project(moved, natural[active], ascent.epsilon, ascent.norm)
+    x = found[active]
+    fooled[active] = victim.fooled(x, labels[active], victim.logits(x))
     return found, fooled

@@ -1,26 +1,49 @@
-"""APGD-CE against the published algorithm, written down once more for one example at a time."""
+"""APGD against the published algorithm, written down once more for one example at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from training.attacks import apgd
-from training.attacks.apgd import ApgdBudget, apgd_ce, apgd_ce_from
+from training.attacks import apgd, victim
+from training.attacks.apgd import (
+    apgd_ce,
+    apgd_dlr,
+    apgd_t,
+    dlr_name,
+    search_from,
+    targeted_dlr_name,
+)
+from training.attacks.apgd_steps import ApgdBudget, State, reconsider
+from training.attacks.draws import KeyedDraws
 from training.attacks.gradients import frozen
-from training.attacks.losses import cross_entropy
-from training.attacks.norms import Norm
+from training.attacks.losses import LossAt, cross_entropy
+from training.attacks.norms import Norm, size
 from training.attacks.pgd import Ascent, pgd
+from training.attacks.victim import Batch, Victim
 from training.errors import TrainingError
 from training.models.classifier import Classifier
 from training.validation import LabelledImages
 
 CPU = torch.device("cpu")
 BUDGETS = [ApgdBudget("Linf", 0.1, 100), ApgdBudget("L2", 0.4, 100)]
+SHORT = [
+    ApgdBudget("Linf", 0.1, 20),
+    ApgdBudget("L2", 0.4, 20),
+    ApgdBudget("L1", 1.0, 20),
+    ApgdBudget("L1", 1.0, 20, larger_epsilons=True),
+]
 COUNT = 32
+ATTACKS: dict[str, Callable[[Victim, Batch, ApgdBudget, KeyedDraws], tuple[Tensor, Tensor]]] = {
+    "ce": apgd_ce,
+    "dlr": apgd_dlr,
+    "targeted": partial(apgd_t, targets=3),
+}
 
 
 def released_checkpoints(steps: int) -> list[int]:
@@ -112,48 +135,50 @@ def published_apgd(
     return fooled, best.loss
 
 
-def keep_state(monkeypatch: pytest.MonkeyPatch) -> list[apgd._State]:
+def keep_state(monkeypatch: pytest.MonkeyPatch) -> list[State]:
     """Catch the state of a run: at its end it holds the examples that were never fooled."""
-    states: list[apgd._State] = []
+    states: list[State] = []
     begin = apgd._begin
 
     def watched(
-        model: torch.nn.Module, natural: Tensor, labels: Tensor, start: Tensor, budget: ApgdBudget
-    ) -> tuple[apgd._State, Tensor]:
-        state, stands = begin(model, natural, labels, start, budget)
+        victim: Victim, batch: Batch, start: Tensor, budget: ApgdBudget, loss_at: LossAt, *, resumed: bool
+    ) -> tuple[State, Tensor]:
+        state, logits = begin(victim, batch, start, budget, loss_at, resumed=resumed)
         states.append(state)
-        return state, stands
+        return state, logits
 
     monkeypatch.setattr(apgd, "_begin", watched)
     return states
 
 
-def in_double(unseen: LabelledImages) -> tuple[Tensor, Tensor]:
+def right_ones(trained: Classifier, unseen: LabelledImages, count: int | None = COUNT) -> Batch:
     x, y = unseen.batch(0, 96, CPU)
-    return x.double(), y
-
-
-def right_ones(trained: Classifier, unseen: LabelledImages) -> tuple[Tensor, Tensor]:
-    x, y = in_double(unseen)
     with torch.no_grad():
-        right = trained(x).argmax(dim=1) == y
-    return x[right][:COUNT], y[right][:COUNT]
+        logits = trained.eval()(x.double())
+    right = (logits.argmax(dim=1) == y).nonzero().squeeze(1)[:count]
+    return Batch(x.double()[right], y[right], logits[right])
+
+
+def keyed(count: int, seed: int = 0) -> KeyedDraws:
+    return KeyedDraws(seed, np.arange(count))
 
 
 def some_start(x: Tensor, budget: ApgdBudget) -> Tensor:
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=x.dtype)
-    return torch.cat([ball(a[None] + budget.epsilon * b[None], a[None], budget) for a, b in zip(x, noise)])  # noqa: B905 - of one length
+    pairs = zip(x, noise, strict=True)
+    return torch.cat([ball(a[None] + budget.epsilon * b[None], a[None], budget) for a, b in pairs])
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_outcomes_and_best_losses_are_those_of_the_published_algorithm(
     trained: Classifier, unseen: LabelledImages, budget: ApgdBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, y = right_ones(trained, unseen)
+    batch = right_ones(trained, unseen)
+    x, y = batch.images, batch.labels
     start = some_start(x, budget)
     states = keep_state(monkeypatch)
     with frozen(trained):
-        _, fooled = apgd_ce_from(trained, x, y, start, budget)
+        _, fooled = search_from(Victim(trained), batch, start, budget, lambda at: cross_entropy(y[at]))
         wanted = [
             published_apgd(trained, x[i : i + 1], y[i : i + 1], start[i : i + 1], budget)
             for i in range(len(x))
@@ -165,79 +190,235 @@ def test_outcomes_and_best_losses_are_those_of_the_published_algorithm(
     assert states[0].best_loss.tolist() == pytest.approx([wanted[i][1] for i in standing], rel=1e-6)
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("budget", SHORT)
 def test_images_stay_in_the_ball_and_flags_are_what_the_model_says(
-    trained: Classifier, unseen: LabelledImages, budget: ApgdBudget
+    trained: Classifier, unseen: LabelledImages, budget: ApgdBudget, name: str
 ) -> None:
-    x, y = in_double(unseen)
+    batch = right_ones(trained, unseen, None)
     with frozen(trained), torch.no_grad():
-        found, fooled = apgd_ce(trained, x, y, np.arange(96), budget, 0)
-        assert torch.equal(fooled, trained(found).argmax(dim=1) != y)
-    delta = (found - x).flatten(1)
-    sizes = delta.abs().amax(dim=1) if budget.norm == "Linf" else delta.norm(dim=1)
-    assert float(sizes.max()) <= budget.epsilon * (1 + 1e-5)
+        found, fooled = ATTACKS[name](Victim(trained), batch, budget, keyed(len(batch)))
+        assert torch.equal(fooled, trained(found).argmax(dim=1) != batch.labels)
+    assert float(size(found - batch.images, budget.norm).max()) <= budget.epsilon * (1 + 1e-5)
     assert float(found.min()) >= 0.0
     assert float(found.max()) <= 1.0
-    assert 0 < int(fooled.sum()) < 96
+    assert 0 < int(fooled.sum()) < len(batch)
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_every_iterate_stays_in_the_ball(
     trained: Classifier, unseen: LabelledImages, norm: Norm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, y = right_ones(trained, unseen)
+    batch = right_ones(trained, unseen)
     budget = ApgdBudget(norm, 0.02, 20)
     sizes: list[float] = []
-    observe = apgd._observe
+    advance = apgd._advance
 
-    def watched(model: torch.nn.Module, state: apgd._State) -> Tensor:
-        delta = (state.x - state.natural).flatten(1)
-        sizes.append(float((delta.abs().amax(dim=1) if norm == "Linf" else delta.norm(dim=1)).max()))
+    def watched(victim: Victim, state: State, budget: ApgdBudget, loss_at: LossAt, *, first: bool) -> Tensor:
+        logits = advance(victim, state, budget, loss_at, first=first)
+        sizes.append(float(size(state.x - state.natural, norm).max()))
         assert 0.0 <= float(state.x.min()) <= float(state.x.max()) <= 1.0
-        return observe(model, state)
+        return logits
 
-    monkeypatch.setattr(apgd, "_observe", watched)
+    monkeypatch.setattr(apgd, "_advance", watched)
     with frozen(trained):
-        apgd_ce(trained, x, y, np.arange(len(x)), budget, 0)
+        apgd_ce(Victim(trained), batch, budget, keyed(len(batch)))
     assert len(sizes) == 20
     assert 0.0199 < max(sizes) <= 0.02 * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("budget", SHORT)
 def test_an_outcome_does_not_depend_on_the_batch(
-    trained: Classifier, unseen: LabelledImages, budget: ApgdBudget
+    trained: Classifier, unseen: LabelledImages, budget: ApgdBudget, name: str
 ) -> None:
-    x, y = right_ones(trained, unseen)
-    rows = np.arange(len(x)) + 40
+    batch = right_ones(trained, unseen)
+    rows = np.arange(len(batch)) + 40
     with frozen(trained):
-        whole, fooled = apgd_ce(trained, x, y, rows, budget, 0)
+        whole, fooled = ATTACKS[name](Victim(trained), batch, budget, KeyedDraws(0, rows))
+        assert 0 < int(fooled.sum()) < len(batch)
         for pick in ([7], [3, 1], list(range(8, 20))):
-            part, fell = apgd_ce(trained, x[pick], y[pick], rows[pick], budget, 0)
+            part, draws = batch.select(torch.tensor(pick)), KeyedDraws(0, rows[pick])
+            found, fell = ATTACKS[name](Victim(trained), part, budget, draws)
             assert torch.equal(fell, fooled[pick])
-            assert torch.allclose(part, whole[pick], atol=1e-9)
+            assert torch.allclose(found, whole[pick], atol=1e-9)
+
+
+def test_another_seed_leads_elsewhere(trained: Classifier, unseen: LabelledImages) -> None:
+    batch = right_ones(trained, unseen)
+    with frozen(trained):
+        first, second = (
+            apgd_ce(Victim(trained), batch, SHORT[0], keyed(len(batch), seed))[0] for seed in (0, 1)
+        )
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_apgd_is_at_least_as_strong_as_pgd(
     trained: Classifier, unseen: LabelledImages, budget: ApgdBudget
 ) -> None:
-    x, y = in_double(unseen)
+    batch = right_ones(trained, unseen, None)
     ascent = Ascent(budget.norm, budget.epsilon, 0.1 * budget.epsilon, 20)
     with frozen(trained):
-        _, by_pgd = pgd(trained, x, y, np.arange(96), ascent, 0)
-        _, by_apgd = apgd_ce(trained, x, y, np.arange(96), budget, 0)
-    assert 0 < int(by_pgd.sum()) <= int(by_apgd.sum()) < 96
+        _, by_pgd = pgd(Victim(trained), batch, ascent, keyed(len(batch)))
+        _, by_apgd = apgd_ce(Victim(trained), batch, budget, keyed(len(batch)))
+    assert 0 < int(by_pgd.sum()) <= int(by_apgd.sum()) < len(batch)
+
+
+def test_the_targeted_attack_is_at_least_as_strong_as_the_others_here(
+    trained: Classifier, unseen: LabelledImages
+) -> None:
+    batch = right_ones(trained, unseen, None)
+    budget = ApgdBudget("Linf", 0.08, 30)
+    with frozen(trained):
+        fallen = {
+            name: int(attack(Victim(trained), batch, budget, keyed(len(batch)))[1].sum())
+            for name, attack in ATTACKS.items()
+        }
+    assert 0 < max(fallen["ce"], fallen["dlr"]) <= fallen["targeted"] < len(batch)
 
 
 def test_a_stronger_budget_raises_the_best_loss(
     trained: Classifier, unseen: LabelledImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, y = right_ones(trained, unseen)
+    batch = right_ones(trained, unseen)
+    loss = cross_entropy(batch.labels)
     states = keep_state(monkeypatch)
     with frozen(trained), torch.no_grad():
-        natural = cross_entropy(y)(trained(x))
-        apgd_ce_from(trained, x, y, x, ApgdBudget("Linf", 0.02, 20))
+        natural = loss(trained(batch.images))
+        budget = ApgdBudget("Linf", 0.02, 20)
+        search_from(Victim(trained), batch, batch.images, budget, lambda at: cross_entropy(batch.labels[at]))
     assert bool((states[0].best_loss > natural[states[0].rows]).all())
+
+
+# --- few classes ----------------------------------------------------------------------------------
+
+
+def first_classes(trained: Classifier, digits: LabelledImages, classes: int) -> tuple[Victim, Batch]:
+    """Let the net answer for its first classes alone, and give digits of those that it gets right."""
+
+    class Cut(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = trained(x)[:, :classes]
+            return logits
+
+    kept = (digits.labels[1200:] < classes).nonzero().squeeze(1)[:60] + 1200
+    x, y = digits.images[kept].double() / 255, digits.labels[kept]
+    with torch.no_grad():
+        logits = Cut()(x)
+    right = logits.argmax(dim=1) == y
+    return Victim(Cut()), Batch(x[right], y[right], logits[right])
+
+
+@pytest.mark.parametrize(
+    ("classes", "untargeted", "targeted"),
+    [(2, "margin", "targeted margin"), (3, "DLR", "targeted margin"), (4, "DLR", "targeted DLR")],
+)
+def test_what_is_maximised_with_few_classes_is_named(classes: int, untargeted: str, targeted: str) -> None:
+    assert dlr_name(classes) == untargeted
+    assert targeted_dlr_name(classes) == targeted
+
+
+def margin_search(victim: Victim, batch: Batch, budget: ApgdBudget, rank: int, draws: KeyedDraws) -> Tensor:
+    """Climb z_t - z_y towards the target of a rank, by the plain formula."""
+    targets = batch.logits.argsort(dim=1, descending=True)[:, rank]
+
+    def loss_at(at: Tensor) -> Callable[[Tensor], Tensor]:
+        rows = torch.arange(len(at))
+        return lambda logits: logits[rows, targets[at]] - logits[rows, batch.labels[at]]
+
+    start = apgd._start(batch, torch.arange(len(batch)), budget, draws)
+    return search_from(victim, batch, start, budget, loss_at)[1]
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("attack", [apgd_dlr, partial(apgd_t, targets=9)])
+def test_with_two_classes_the_margin_to_the_other_is_climbed(
+    trained: Classifier, digits: LabelledImages, norm: Norm, attack: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    budget = ApgdBudget(norm, {"Linf": 0.2, "L2": 1.2}[norm], 20)
+    with frozen(trained):
+        victim, batch = first_classes(trained, digits, 2)
+        _, fooled = attack(victim, batch, budget, keyed(len(batch)))
+        wanted = margin_search(victim, batch, budget, 1, keyed(len(batch)))
+    assert torch.equal(fooled, wanted)
+    assert 0 < int(fooled.sum()) < len(batch)
+
+
+def test_with_three_classes_each_other_class_is_a_target_once(
+    trained: Classifier, digits: LabelledImages
+) -> None:
+    budget = ApgdBudget("Linf", 0.2, 20)
+    with frozen(trained):
+        victim, batch = first_classes(trained, digits, 3)
+        _, fooled = apgd_t(victim, batch, budget, keyed(len(batch)), targets=9)
+        draws = keyed(len(batch))
+        one, two = (margin_search(victim, batch, budget, rank, draws) for rank in (1, 2))
+        _, first_only = apgd_t(victim, batch, budget, keyed(len(batch)), targets=1)
+    assert torch.equal(fooled, one | two)
+    assert torch.equal(first_only, one)
+    assert int(one.sum()) < int(fooled.sum()) < len(batch)
+
+
+# --- larger epsilons ------------------------------------------------------------------------------
+
+
+def test_larger_epsilons_take_three_tenths_of_the_steps_each_and_never_count(
+    trained: Classifier, unseen: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = right_ones(trained, unseen)
+    seen: list[tuple[float, int]] = []
+    advance = apgd._advance
+
+    def watched(victim: Victim, state: State, budget: ApgdBudget, loss_at: LossAt, *, first: bool) -> Tensor:
+        seen.append((budget.epsilon, len(state.rows)))
+        return advance(victim, state, budget, loss_at, first=first)
+
+    monkeypatch.setattr(apgd, "_advance", watched)
+    budget = ApgdBudget("L1", 1.0, 25, larger_epsilons=True)
+    with frozen(trained):
+        _, fooled = apgd_ce(Victim(trained), batch, budget, keyed(len(batch)))
+    epsilons = [epsilon for epsilon, _ in seen]
+    assert epsilons == pytest.approx([3.0] * 8 + [2.0] * 8 + [1.0] * 9)
+    # Images that fool at 3 epsilon are no outcome: every example is still there when epsilon itself begins.
+    assert [rows for _, rows in seen[:16]] == [len(batch)] * 16
+    assert seen[-1][1] < len(batch)
+    assert 0 < int(fooled.sum()) < len(batch)
+
+
+def test_larger_epsilons_make_the_l1_search_stronger_here(
+    trained: Classifier, unseen: LabelledImages
+) -> None:
+    batch = right_ones(trained, unseen, None)
+    with frozen(trained):
+        plain, larger = (
+            int(apgd_ce(Victim(trained), batch, budget, keyed(len(batch)))[1].sum())
+            for budget in (
+                ApgdBudget("L1", 1.0, 25),
+                ApgdBudget("L1", 1.0, 25, larger_epsilons=True),
+            )
+        )
+    assert 0 < plain < larger < len(batch)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 7])
+def test_so_few_steps_that_a_stage_has_none_are_run(
+    trained: Classifier, unseen: LabelledImages, steps: int
+) -> None:
+    batch = right_ones(trained, unseen)
+    budget = ApgdBudget("L1", 1.0, steps, larger_epsilons=True)
+    with frozen(trained):
+        found, fooled = apgd_ce(Victim(trained), batch, budget, keyed(len(batch)))
+        assert torch.equal(fooled, trained(found).argmax(dim=1) != batch.labels)
+    assert float(size(found - batch.images, "L1").max()) <= 1.0 + 1e-9
+
+
+def test_l1_checkpoints_come_every_four_hundredths_of_the_steps() -> None:
+    assert list(ApgdBudget("L1", 1.0, 100).periods) == list(range(4, 101, 4))
+    assert list(ApgdBudget("L1", 1.0, 30).periods) == list(range(1, 31))
+
+
+# --- refusals and step sizes ----------------------------------------------------------------------
 
 
 class NanInOnePlace(torch.nn.Module):
@@ -248,27 +429,35 @@ class NanInOnePlace(torch.nn.Module):
         return torch.stack([1 - root, root], dim=1)
 
 
-def test_a_gradient_of_nan_is_no_robustness() -> None:
+def one_image() -> Batch:
     x = torch.full((1, 1, 2, 2), 0.5)
+    return Batch(x, torch.tensor([0]), torch.tensor([[1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_gradient_of_nan_is_no_robustness(name: str) -> None:
     with pytest.raises(TrainingError, match="NaN or infinity"):
-        apgd_ce(NanInOnePlace(), x, torch.tensor([0]), np.arange(1), BUDGETS[0], 0)
+        ATTACKS[name](Victim(NanInOnePlace()), one_image(), BUDGETS[0], keyed(1))
 
 
 def step_sizes(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Give the losses of the start and the iterations; return the step after each checkpoint, in epsilons."""
-    script, sizes, reconsider = iter(losses), [], apgd._reconsider
+    script, sizes = iter(losses), []
 
     def told(_model: torch.nn.Module, x: Tensor, _loss: object) -> tuple[Tensor, Tensor, Tensor]:
         return torch.ones_like(x), torch.tensor([[1.0, 0.0]]), torch.tensor([next(script)])
 
-    def watched(state: apgd._State, period: int) -> None:
-        reconsider(state, period)
-        sizes.append(float(state.step_size) / 0.1)
+    def watched(state: State, budget: ApgdBudget, period: int) -> None:
+        reconsider(state, budget, period)
+        sizes.append(float(state.step_size) / budget.epsilon)
 
-    monkeypatch.setattr(apgd, "input_gradient", told)
-    monkeypatch.setattr(apgd, "_reconsider", watched)
-    x = torch.full((1, 1, 2, 2), 0.5)
-    apgd_ce_from(torch.nn.Identity(), x, torch.tensor([0]), x, ApgdBudget("Linf", 0.1, 100))
+    monkeypatch.setattr(victim, "input_gradient", told)
+    monkeypatch.setattr(apgd, "reconsider", watched)
+    batch = one_image()
+    budget = ApgdBudget("Linf", 0.1, 100)
+    search_from(
+        Victim(torch.nn.Identity()), batch, batch.images, budget, lambda at: cross_entropy(batch.labels[at])
+    )
     return sizes
 
 

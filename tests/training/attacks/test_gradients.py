@@ -77,3 +77,29 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
     refuse_nan(torch.ones(2), torch.zeros(3))
     with pytest.raises(TrainingError, match="NaN or infinity"):
         refuse_nan(torch.ones(2), torch.tensor([1.0, bad]))
+
+
+class Rounding(nn.Module):
+    """Passes no gradient back: the derivative of rounding is zero, of a comparison there is none."""
+
+    def __init__(self, *, detached: bool) -> None:
+        super().__init__()
+        self.detached = detached
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = (x.flatten(1) > 0.5).float()
+        logits: torch.Tensor = self.head(features)
+        return logits.detach() if self.detached else logits
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_the_gradient_is_zero_where_the_model_passes_none_back(*, detached: bool) -> None:
+    model, x = Rounding(detached=detached), torch.rand(2, 1, 4, 4)
+    with frozen(model):
+        gradient, logits, losses = input_gradient(model, x, cross_entropy(torch.tensor([0, 1])))
+    assert torch.equal(gradient, torch.zeros_like(x))
+    assert torch.equal(losses, cross_entropy(torch.tensor([0, 1]))(logits))
+    # Parameters that want gradients make a graph of logits that does not reach the images.
+    gradient, _, _ = input_gradient(model, x, cross_entropy(torch.tensor([0, 1])))
+    assert torch.equal(gradient, torch.zeros_like(x))
