@@ -22,6 +22,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 RUNS = Path("runs")
 ARTEFACTS = Path("artefacts")
 
+_EVALUATE_EXAMPLES = """
+\b
+Examples:
+  temper evaluate models:/temper-digits@champion
+  temper evaluate runs/1a2b3c4d5e6f/adversarial_student --out champion
+  temper evaluate runs:/0a1b2c3d/student --set evaluation.examples=1000
+  temper evaluate exported/ --set 'data.source={name: npz, path: parts.npz}'
+  temper evaluate your_package.models:build --weights net.safetensors \\
+    --arguments '{"width": 64}' --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
+"""
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -130,6 +141,79 @@ def compile(params: Path, overrides: tuple[str, ...], out: Path) -> None:  # noq
 
     compile_pipeline(load_params(params, overrides), out)
     click.echo(f"compiled to {out}")
+
+
+@main.command(epilog=_EVALUATE_EXAMPLES)
+@click.argument("model")
+@_configured
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights of module:factory, a safetensors file with the module's own tensor names.",
+)
+@click.option(
+    "--mean", metavar="A,B,C", help="What the module or graph subtracts, for each channel of [0, 1]."
+)
+@click.option("--std", metavar="A,B,C", help="What it then divides by, for each channel.")
+@click.option("--arguments", metavar="JSON", help="An object: what module:factory is called with, by name.")
+@click.option("--teacher", metavar="BUNDLE", help="A clean model, for the checks that attack through it.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the evaluation [default: runs/evaluation-DIGEST].",
+)
+def evaluate(  # noqa: PLR0913, PLR0917 - click's options
+    model: str,
+    params: Path,
+    overrides: tuple[str, ...],
+    weights: Path | None,
+    mean: str | None,
+    std: str | None,
+    arguments: str | None,
+    teacher: str | None,
+    out: Path | None,
+) -> None:
+    """Score MODEL on the test side of the configured data, as the pipeline scores its students.
+
+    MODEL is a bundle's folder, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID, runs:/ID/PATH, the
+    folder of an MLflow model (pt2), or module:factory. The fields data, threat_model, evaluation and seed
+    count. Nothing is trained, registered or promoted. Of preprocessing, --mean and --std can be stated;
+    resize or crop in data.source, or inside the module.
+    """
+    from pipelines.evaluate import (  # noqa: PLC0415 - keeps `temper --help` quick
+        Request,
+        evaluate_model,
+        evaluation_line,
+        parse_arguments,
+        parse_normalisation,
+        print_evaluation,
+    )
+
+    request = Request(model, weights, parse_normalisation(mean, std), parse_arguments(arguments), teacher)
+    evaluated = evaluate_model(load_params(params, overrides), request, runs=RUNS, out=out)
+    print_evaluation(evaluated, Console(highlight=False, soft_wrap=True))
+    click.echo(evaluation_line(evaluated))
+
+
+@main.command()
+@click.argument("ours", metavar="A", type=click.Path(path_type=Path))
+@click.argument("theirs", metavar="B", type=click.Path(path_type=Path))
+def compare(ours: Path, theirs: Path) -> None:
+    """Compare evaluation A with evaluation B, image by image.
+
+    A and B are folders that `temper evaluate` or a run made, such as runs/1a2b3c4d5e6f; both must rest on
+    the same data, threat model, examples and attacks. Differences are A - B, with McNemar's exact test.
+    """
+    from pipelines.compare import (  # noqa: PLC0415 - as above
+        compare_evaluations,
+        comparison_line,
+        print_comparison,
+    )
+
+    comparison = compare_evaluations(ours, theirs)
+    print_comparison(comparison, Console(highlight=False, soft_wrap=True))
+    click.echo(comparison_line(comparison))
 
 
 @main.group()

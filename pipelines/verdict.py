@@ -7,13 +7,12 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from components.registration.registry import Registered
-from components.registration.run import DECISION, REGISTERED
+from components.registration.registry import DECISION, Registered
+from components.registration.run import REGISTERED
 from training.artefact import open_artefact
 from training.errors import TemperError
 from training.gates import Decision
-from training.robustness.results import REPORT, EvaluationResult, read_result
-from training.robustness.statistics import Rate
+from training.robustness.results import REPORT, EvaluationResult, Share, read_result
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def read_verdict(folder: Path) -> Verdict:
 
 def print_verdict(verdict: Verdict, screen: Console) -> None:
     """Print accuracy, gates, and where the student went."""
-    screen.print(_accuracy_table(verdict.result))
+    screen.print(accuracy_table(verdict.result))
     screen.print(_gate_table(verdict.decision))
     registered = verdict.registered
     alias = registered.alias
@@ -73,12 +72,13 @@ def _in_words(verdict: Verdict) -> str:
     return "every gate passed"
 
 
-def percent(rate: Rate) -> str:
+def percent(rate: Share) -> str:
     """Write a rate with its interval, such as ``98.6 % (96.9-99.3)``."""
     return f"{100 * rate.value:.1f} % ({100 * rate.low:.1f}-{100 * rate.high:.1f})"
 
 
-def _accuracy_table(result: EvaluationResult) -> Table:
+def accuracy_table(result: EvaluationResult) -> Table:
+    """Return natural accuracy, and what stands after each attack."""
     threat = result.threat_model
     title = f"Accuracy on {result.examples} test images, {threat.norm} epsilon {threat.epsilon:g}"
     table = Table(

@@ -101,7 +101,7 @@ def test_report_takes_a_folder_a_name_or_latest(temper: Temper, tiny_run: Pipeli
 
 def test_help_names_every_command(temper: Temper) -> None:
     result = temper("--help")
-    for command in ("run", "step", "compile", "config", "report", "doctor"):
+    for command in ("run", "step", "compile", "config", "report", "evaluate", "compare", "doctor"):
         assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE)
     usage = re.sub(r"\s", "", temper("step", "--help").stdout)
     assert "|".join(STEPS) in usage
@@ -220,6 +220,47 @@ def test_an_unknown_step_is_refused_by_click(temper: Temper) -> None:
     result = temper("step", "datset")
     assert result.exit_code == 2
     assert "'datset' is not one of 'dataset'" in result.stderr
+
+
+# --- evaluate and compare -------------------------------------------------------------------------
+
+
+def test_evaluate_and_compare_end_with_a_line_for_programs(
+    temper: Temper, tiny_params: Path, tiny_run: PipelineRun
+) -> None:
+    student = tiny_run.folder / "adversarial_student"
+    result = temper("evaluate", student, "--params", tiny_params, "--out", "scored")
+    assert result.exit_code == 0, result.output
+    assert f"model     {student}: bundle of small_resnet" in result.stdout
+    pattern = r"RESULT natural=\d\.\d{4} robust=\d\.\d{4} examples=64 model_digest=[0-9a-f]{64}"
+    assert re.fullmatch(pattern, result.stdout.splitlines()[-1])
+    result = temper("compare", "scored", tiny_run.folder)
+    assert result.exit_code == 0, result.output
+    assert "A against B on the same 64 test images" in result.stdout
+    expected = "RESULT natural_difference=0.0000 robust_difference=0.0000 natural_p=1 robust_p=1 n=64"
+    assert result.stdout.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere",), "nowhere: no such folder and no reference to a model"),
+        (("models:/nowhere/1",), "models:/nowhere/1: Model Version (name=nowhere, version=1) not found"),
+        (("nowhere:build",), "nowhere:build: No module named 'nowhere'"),
+        (("math:sqrt", "--mean", "0.5"), "--mean without --std; give both"),
+        (("math:sqrt", "--arguments", "[]"), "--arguments: a JSON list"),
+        (("math:sqrt", "--set", "threat_model.epsilon=8"), "threat_model: epsilon 8 is above 1 for Linf"),
+    ],
+)
+def test_a_wrong_evaluate_is_one_line(
+    temper: Temper, tiny_params: Path, words: tuple[str, ...], said: str
+) -> None:
+    assert said in refusal(temper("evaluate", *words, "--params", tiny_params))
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_wrong_compare_is_one_line(temper: Temper, tiny_run: PipelineRun) -> None:
+    assert "no evaluation artefact there" in refusal(temper("compare", "nowhere", tiny_run.folder))
 
 
 # --- doctor ---------------------------------------------------------------------------------------
