@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CORRUPTIONS_STAMP := .venv-corruptions/.installed
 EPOCHS ?= 3
+IMAGES ?= 1000
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONWARNINGS ?= ignore
@@ -12,7 +14,7 @@ export PYTHONWARNINGS ?= ignore
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types layers unit repro compile compare-fashion check-runners check-resume picture lock clean
+.PHONY: help setup run test lint types layers unit repro compile compare-fashion check-runners check-resume bench-autoattack check-autoattack check-masking check-corruptions picture lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -56,11 +58,28 @@ check-runners: $(STAMP) ## Run the pipeline by temper run, dvc repro and kfp, an
 check-resume: $(STAMP) ## Kill the student's training in its second phase, resume, compare the digests
 	@python -m pipelines.checks resume
 
+bench-autoattack: $(STAMP) ## Time our AutoAttack against the public one and compare every verdict (IMAGES=1000)
+	@python -m pipelines.autoattack_bench --images $(IMAGES)
+
+check-autoattack: $(STAMP) ## Hold every attack in every norm against the public AutoAttack with 3 seeds (IMAGES=1000)
+	@python -m pipelines.autoattack_parity --images $(IMAGES)
+
+check-masking: $(STAMP) ## Check that masked models are caught and honest ones pass (about 5 minutes)
+	@python -m pipelines.masking_check
+
+$(CORRUPTIONS_STAMP): infra/check-corruptions.txt
+	$(PYTHON) -m venv .venv-corruptions
+	.venv-corruptions/bin/python -m pip install --quiet --no-deps -r infra/check-corruptions.txt
+	@touch $@
+
+check-corruptions: $(STAMP) $(CORRUPTIONS_STAMP) ## Hold every corruption against the package imagecorruptions (about 2 minutes)
+	@python -m pipelines.corruption_check
+
 compare-fashion: $(STAMP) ## Compare the training methods on Fashion-MNIST and renew the README's table (about 35 minutes)
 	@python -m pipelines.comparison --data $(FASHION_MNIST) --epochs $(EPOCHS) --readme README.md
 
 picture: $(STAMP) ## Draw the README's picture from the latest run
-	@python -m pipelines.picture "$$(ls -td runs/*/ | head -n 1)" infra/pictures/digits.png
+	@python -m pipelines.picture "$$(dirname "$$(ls -td runs/*/registration | head -n 1)")" infra/pictures/digits.png
 
 lock: ## Renew requirements.lock (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --group dev pyproject.toml \

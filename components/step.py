@@ -30,6 +30,7 @@ from training.artefact import (
 from training.checkpoint import Checkpoint
 from training.config import PipelineConfig
 from training.errors import TemperError
+from training.robustness.work import Work
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,20 @@ class StepContext:
         self, step: str, inputs: Mapping[str, Manifest], config: Mapping[str, object]
     ) -> Checkpoint:
         """Return the checkpoint of this work, keyed by everything that shapes its result."""
+        key = self._key(inputs, config)
+        return Checkpoint(self._kept(step, key).with_suffix(".safetensors"), key)
+
+    def work(self, step: str, inputs: Mapping[str, Manifest], config: Mapping[str, object]) -> Work:
+        """Return where finished units of this work are kept, keyed as :meth:`checkpoint`."""
+        key = self._key(inputs, config)
+        return Work(self._kept(step, key), key)
+
+    def _key(self, inputs: Mapping[str, Manifest], config: Mapping[str, object]) -> str:
         digests = {name: manifest.digest for name, manifest in inputs.items()}
-        key = digest_json([digests, config, source_digest(), self.compute.threads])
-        return Checkpoint(self.state / "checkpoints" / f"{step}-{key[:16]}.safetensors", key)
+        return digest_json([digests, config, source_digest(), self.compute.threads])
+
+    def _kept(self, step: str, key: str) -> Path:
+        return self.state / "checkpoints" / f"{step}-{key[:16]}"
 
 
 class StepFunction(Protocol):

@@ -56,18 +56,19 @@ class Trial:
         return "-".join([self.objective[0][1], *parts])
 
 
-def _trial(name: str, start: str = "random", rate: float = 0.2, **options: object) -> Trial:
+def new_trial(name: str, start: str = "random", rate: float = 0.2, **options: object) -> Trial:
+    """Return a setting of an objective: its options, and the student's start and learning rate."""
     return Trial((("name", name), *options.items()), (("start", start), ("learning_rate", rate)))
 
 
 ARMS: dict[str, tuple[Trial, ...]] = {
-    "pgd_at": tuple(_trial("pgd_at", rate=rate) for rate in (0.1, 0.2, 0.4)),
-    "trades": tuple(_trial("trades", beta=beta) for beta in (1.0, 3.0, 6.0)),
-    "guided": tuple(_trial("guided", start="clean", weight=weight) for weight in (0.2, 0.35, 0.5)),
+    "pgd_at": tuple(new_trial("pgd_at", rate=rate) for rate in (0.1, 0.2, 0.4)),
+    "trades": tuple(new_trial("trades", beta=beta) for beta in (1.0, 3.0, 6.0)),
+    "guided": tuple(new_trial("guided", start="clean", weight=weight) for weight in (0.2, 0.35, 0.5)),
     "ckt": (
-        _trial("ckt", form="A", temperature=2.0, mixing=0.5),
-        _trial("ckt", form="A", temperature=2.0, mixing=0.5, start="clean"),
-        _trial("ckt", form="B", temperature=2.0, mixing=0.5, beta=6.0, attack="kl"),
+        new_trial("ckt", form="A", temperature=2.0, mixing=0.5),
+        new_trial("ckt", form="A", temperature=2.0, mixing=0.5, start="clean"),
+        new_trial("ckt", form="B", temperature=2.0, mixing=0.5, beta=6.0, attack="kl"),
     ),
 }
 """The same number of trials for each arm; each varies the arm's own main knob."""
@@ -104,7 +105,11 @@ def configuration(trial: Trial, seed: int, epochs: int, data: Path) -> PipelineC
             "threat_model": {"norm": "Linf", "epsilon": 0.1},
             "teacher": {"name": "train", "epochs": TEACHER_EPOCHS, "learning_rate": _TEACHER_RATE, **shared},
             "student": {**student, **shared, "phases": phases},
-            "evaluation": {"attacks": [{"name": "apgd_ce"}]},
+            "evaluation": {
+                "attacks": [{"name": "apgd_ce"}],
+                "sanity": {"enabled": False},
+                "shift": {"corruptions": "none", "threats": [], "spatial": {"degrees": 0, "pixels": 0}},
+            },
         }
     )
 
@@ -193,7 +198,8 @@ class Comparison:
     def _tested(self, trial: Trial, seed: int) -> dict[str, float]:
         student = self._train(trial, seed)
         out = _evaluation(student)
-        inputs = {"dataset": self._place("dataset", seed), "adversarial_student": student}
+        inputs = {name: self._place(name, seed) for name in step_inputs("robustness_evaluation")}
+        inputs["adversarial_student"] = student
         config = configuration(trial, seed, self._epochs, self._data)
         make_artefact("robustness_evaluation", config, inputs, out)
         result = read_result(out)

@@ -55,7 +55,8 @@ def make_artefact(
 
 def _can_reuse(step: str, config: PipelineConfig) -> bool:
     imported = step == "clean_teacher" and not isinstance(config.teacher, TrainedTeacher)
-    return step not in _ALWAYS_RUN and not imported
+    shifted = step == "robustness_evaluation" and config.evaluation.shift.path is not None
+    return step not in _ALWAYS_RUN and not imported and not shifted
 
 
 def run_pipeline(config: PipelineConfig, folder: Path, *, fresh: bool = False) -> PipelineRun:

@@ -50,8 +50,9 @@ def robust_training(  # noqa: PLR0913, PLR0917 - one parameter for each section 
         threat_model=threat_model,
         evaluation=evaluation,
         dataset=snapshot,
+        clean_teacher=clean,
         adversarial_student=hardened,
-    ).output
+    ).outputs["out"]
     registration_step(
         gate=gate,
         registration=registration,

@@ -34,6 +34,14 @@ TINY = {
     "evaluation": {
         "attacks": [{"name": "pgd", "steps": 2, "restarts": 1}, {"name": "apgd_ce", "steps": 3}],
         "examples": 64,
+        "sanity": {
+            "examples": 24,
+            "attack": {"steps": 2, "restarts": 1},
+            "square_queries": 5,
+            "surrogate_epochs": 1,
+            "surrogate_examples": 64,
+        },
+        "shift": {"severities": [3], "examples": 24, "attack": {"steps": 2}, "spatial": {"grid": 2}},
         "curve": {"multiples": [0, 1], "attack": {"steps": 1, "restarts": 1}, "examples": 32},
     },
     "registration": {"model_name": "tiny"},

@@ -82,7 +82,7 @@ def source_digest() -> str:
     names = sorted(
         path.relative_to(root).as_posix()
         for package in SOURCE_PACKAGES
-        for suffix in ("py", "html")
+        for suffix in ("py", "html", "md")
         for path in (root / package).rglob(f"*.{suffix}")
     )
     return digest_json({name: digest_file(root / name) for name in names})

@@ -1,9 +1,9 @@
 """Gates: what a student must reach before it may become champion. They deny by default."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from training.artefact import digest_json
-from training.config import Gate, Rule, Section
+from training.config import Gate, Rule, SanityName, Section
 from training.robustness.results import EvaluationResult
 
 
@@ -41,6 +41,7 @@ def decide(gate: Gate, result: EvaluationResult, digests: dict[str, str]) -> Dec
         _same_model(result, digests),
         _has_rules(gate),
         _enough_examples(gate, result),
+        *(_sanity(name, result) for name in _required_checks(gate)),
         *(_rule(rule, result) for rule in gate.rules),
     )
     passed = all(outcome.passed for outcome in outcomes)
@@ -74,6 +75,19 @@ def _enough_examples(gate: Gate, result: EvaluationResult) -> GateOutcome:
         found=float(result.examples),
         passed=passed,
         reason=reason,
+    )
+
+
+def _required_checks(gate: Gate) -> tuple[SanityName, ...]:
+    return get_args(SanityName) if gate.sanity == "all" else gate.sanity
+
+
+def _sanity(name: SanityName, result: EvaluationResult) -> GateOutcome:
+    check = next((check for check in result.sanity if check.name == name), None)
+    passed = check is not None and check.status == "passed"
+    reason = f"{check.status}: {check.evidence}" if check else "the evaluation did not make this check"
+    return GateOutcome(
+        gate=f"sanity: {name}", required=1.0, found=float(passed), passed=passed, reason=reason
     )
 
 

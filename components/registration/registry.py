@@ -30,8 +30,12 @@ from training.robustness.results import EvaluationResult
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
+DECISION = "decision.json"
+MODEL_CARD = "model_card.md"
 
 _LONGEST_TAG = 4000
+# The column of MLflow's database.
+_LONGEST_DESCRIPTION = 5000
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,18 @@ class Registry:
         self._tracker = tracker
         self._registration = registration
 
-    def register(self, submission: Submission, decision_file: Path) -> Registered:
+    def register(self, submission: Submission, folder: Path) -> Registered:
         """Register a student once, and set the aliases that its decision gives it.
+
+        Args:
+            submission: what is registered.
+            folder: holds decision.json and model_card.md.
 
         Raises:
             TemperError: the registry refuses or does not answer.
         """
         try:
-            version = self._existing(submission) or self._create(submission, decision_file)
+            version = self._existing(submission) or self._create(submission, folder)
             return self._set_aliases(version, submission.decision)
         except (MlflowException, OSError) as error:
             msg = f"model registry {shown_uri()}: {told(error)}; check MLFLOW_TRACKING_URI, "
@@ -93,11 +101,12 @@ class Registry:
         found = self._client.search_model_versions(query)
         return max(found, key=lambda version: int(version.version)) if found else None
 
-    def _create(self, submission: Submission, decision_file: Path) -> ModelVersion:
+    def _create(self, submission: Submission, folder: Path) -> ModelVersion:
         for path, under in (
             (submission.student, "student"),
             (submission.evaluation, "evaluation"),
-            (decision_file, "decision"),
+            (folder / DECISION, "decision"),
+            (folder / MODEL_CARD, "decision"),
         ):
             self._tracker.artefact(path, under)
         # MLflow files a logged model under the active experiment, whatever run it is logged to.
@@ -119,6 +128,7 @@ class Registry:
             run_id=self._tracker.run_id,
             tags=_tags(submission),
             model_id=model.model_id,
+            description=(folder / MODEL_CARD).read_text(encoding="utf-8")[:_LONGEST_DESCRIPTION],
         )
 
     def _log_metrics(self, result: EvaluationResult, model_id: str) -> None:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from components.registration.registry import Registry, Submission
+from components.registration.card import write_card
+from components.registration.registry import DECISION, MODEL_CARD, Registry, Submission
 from components.step import StepContext, digested, open_inputs
 from training.artefact import publish, seal, source_digest, write_json
 from training.bundle import read_info
@@ -10,7 +11,6 @@ from training.config import Gate, Registration
 from training.gates import Decision, decide
 from training.robustness.results import read_result
 
-DECISION = "decision.json"
 REGISTERED = "registered.json"
 
 
@@ -26,7 +26,7 @@ def run(
     out: Path,
     context: StepContext,
 ) -> None:
-    """Publish decision.json and register the student; registered.json tells the version and alias.
+    """Publish decision.json and model_card.md, register the student, and tell where in registered.json.
 
     The alias ``challenger`` always moves to the new version, ``champion`` when every gate passes and the
     policy is ``auto``.
@@ -50,7 +50,10 @@ def run(
     submission = Submission(decision, result, config, adversarial_student, robustness_evaluation)
     with publish(out) as folder:
         write_json(folder / DECISION, decision.model_dump(mode="json"))
-        registered = Registry(context.tracker, registration).register(submission, folder / DECISION)
+        made = inputs["adversarial_student"]
+        card = write_card(result, decision, adversarial_student, made, registration.model_name)
+        (folder / MODEL_CARD).write_text(card, encoding="utf-8")
+        registered = Registry(context.tracker, registration).register(submission, folder)
         write_json(folder / REGISTERED, registered.model_dump(mode="json"))
         seal(
             folder,

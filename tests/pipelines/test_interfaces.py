@@ -19,7 +19,9 @@ from training.config import PipelineConfig
 from training.errors import TemperError
 
 ROOT = Path(__file__).parents[2]
-TEMPLATES = {"training/robustness/report.py": "training/robustness/report.html"}
+TEMPLATES = ("training/robustness/report.html", "training/robustness/reporting/*.html")
+PANELS = {"robustness_evaluation": ("metrics", "confusion", "robust_confusion", "report")}
+CARD = "training/robustness/model_card.py"
 
 
 @pytest.fixture(scope="module", name="stages")
@@ -71,8 +73,15 @@ def test_a_stage_depends_on_the_modules_that_its_step_imports(
     module = f"components.{step}.run"
     files = {source(name) for name in graph.find_upstream_modules(module) | {module}}
     files = {name for name in files if (ROOT / name).stat().st_size}
-    templates = {template for name, template in TEMPLATES.items() if name in files}
-    assert code == sorted(files | templates), "renew the stage's deps"
+    assert code == sorted(files | templates_of(files)), "renew the stage's deps"
+
+
+def templates_of(files: set[str]) -> set[str]:
+    """Give what is rendered by the modules: pages, and the model card's text."""
+    found = {"training/robustness/model_card.md"} if CARD in files else set()
+    if "training/robustness/report.py" in files:
+        found |= {path.relative_to(ROOT).as_posix() for each in TEMPLATES for path in ROOT.glob(each)}
+    return found
 
 
 def source(module: str) -> str:
@@ -81,15 +90,16 @@ def source(module: str) -> str:
 
 
 def test_every_template_is_some_modules_dependency() -> None:
-    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "training").rglob("*.html")}
-    assert templates == set(TEMPLATES.values())
+    found = [*(ROOT / "training").rglob("*.html"), *(ROOT / "training").rglob("*.md")]
+    templates = {path.relative_to(ROOT).as_posix() for path in found}
+    assert templates == templates_of({CARD, "training/robustness/report.py"})
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_component_takes_what_the_signature_says(ir: dict[str, Any], step: str) -> None:
     component = getattr(importlib.import_module(f"components.{step}.component"), step)
     assert list(component.component_spec.inputs) == [*step_sections(step), *step_inputs(step)]
-    assert list(component.component_spec.outputs) == ["out"]
+    assert list(component.component_spec.outputs) == ["out", *PANELS.get(step, ())]
     definitions = ir["components"][f"comp-{kebab(step)}"]["inputDefinitions"]
     types = {name: field["parameterType"] for name, field in definitions["parameters"].items()}
     assert types == {name: "NUMBER_INTEGER" if name == "seed" else "STRUCT" for name in step_sections(step)}
@@ -106,10 +116,15 @@ def test_a_component_hands_everything_to_the_step(
 
     seen: list[tuple[object, ...]] = []
     monkeypatch.setattr("components.entry.enter", lambda *given: seen.append(given))
+    shown: list[tuple[object, ...]] = []
+    panels = "components.robustness_evaluation.panels.show_evaluation"
+    monkeypatch.setattr(panels, lambda *given: shown.append(given))
     component = getattr(importlib.import_module(f"components.{step}.component"), step)
     sections = {name: {"section": name} for name in step_sections(step)}
-    artefacts = {name: Artefact(name) for name in (*step_inputs(step), "out")}
+    artefacts = {name: Artefact(name) for name in (*step_inputs(step), "out", *PANELS.get(step, ()))}
     component.python_func(**sections, **artefacts)
+    drawn = [artefacts[name] for name in PANELS.get(step, ())]
+    assert shown == ([(tmp_path / "out", *drawn)] if drawn else [])
     inputs = {name: str(tmp_path / name) for name in step_inputs(step)}
     assert seen == [(step, sections, inputs, str(tmp_path / "out"))]
 

@@ -337,7 +337,7 @@ SECTIONS = "seed, data, threat_model, teacher, cache, student, evaluation, gate,
         ),
         (
             "threat_model.norm=linf",
-            'threat_model.norm: must be one of Linf, L2, got "linf"; did you mean Linf?',
+            'threat_model.norm: must be one of Linf, L2, L1, got "linf"; did you mean Linf?',
         ),
         ("teacher=bundle", 'teacher: must be a mapping, got "bundle"; write it as {field: value}'),
         ("teacher.name=bundle", "teacher.path: missing; add it"),

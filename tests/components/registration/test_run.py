@@ -17,8 +17,8 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from components.registration.registry import Registered
-from components.registration.run import DECISION, REGISTERED
+from components.registration.registry import DECISION, Registered
+from components.registration.run import REGISTERED
 from components.step import execute, step_inputs, step_sections
 from components.steps import STEPS
 from components.tracking import connect
@@ -32,8 +32,8 @@ from training.errors import TemperError
 
 Register: TypeAlias = Callable[..., Registered]
 
-PASSES = ("gate.minimum_examples=1", "gate.rules=[{metric: natural, minimum: 0}]")
-REFUSES = ("gate.minimum_examples=1", "gate.rules=[{metric: natural, minimum: 1}]")
+PASSES = ("gate.minimum_examples=1", "gate.sanity=[]", "gate.rules=[{metric: natural, minimum: 0}]")
+REFUSES = ("gate.minimum_examples=1", "gate.sanity=[]", "gate.rules=[{metric: natural, minimum: 1}]")
 
 
 @pytest.fixture(name="client")

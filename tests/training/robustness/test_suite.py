@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +10,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.attacks.apgd import ApgdBudget, apgd_ce
+from training.attacks.apgd import apgd_ce
+from training.attacks.apgd_steps import ApgdBudget
+from training.attacks.draws import KeyedDraws
 from training.attacks.gradients import frozen
 from training.attacks.pgd import Ascent, pgd
-from training.config import ApgdCeAttack, Curve, Evaluation, PgdAttack, ThreatModel
+from training.attacks.victim import Batch, Victim
+from training.config import (
+    ApgdCeAttack,
+    Budget,
+    Curve,
+    Evaluation,
+    PgdAttack,
+    Sanity,
+    SanityName,
+    Shift,
+    Spatial,
+    SquareAttack,
+    ThreatModel,
+)
 from training.errors import ArtefactError, TrainingError
 from training.models.classifier import Classifier
 from training.randomness import derive_seed
@@ -25,7 +41,10 @@ from training.robustness.results import (
     read_result,
     write_result,
 )
-from training.robustness.suite import Subject, Suite
+from training.robustness.statistics import Estimate, Rate
+from training.robustness.subject import Plan, Subject
+from training.robustness.suite import Suite
+from training.robustness.work import Work
 from training.validation import LabelledImages
 
 CPU = torch.device("cpu")
@@ -33,7 +52,11 @@ THREAT = ThreatModel(norm="Linf", epsilon=0.08)
 PGD = PgdAttack(steps=5, restarts=2, step_size=0.3)
 APGD = ApgdCeAttack(steps=12, restarts=2)
 CURVE = Curve(multiples=(0.0, 0.25, 1.0, 2.0, 8.0), attack=PgdAttack(steps=6, restarts=1), examples=64)
-EVALUATION_SECTION = Evaluation(attacks=(PGD, APGD), batch_size=40, curve=CURVE, strip_examples=5)
+NO_SHIFT = Shift(corruptions="none", threats=(), spatial=Spatial(degrees=0, pixels=0))
+NO_SANITY = Sanity(enabled=False)
+EVALUATION_SECTION = Evaluation(
+    attacks=(PGD, APGD), batch_size=40, curve=CURVE, strip_examples=5, sanity=NO_SANITY, shift=NO_SHIFT
+)
 SEED = 3
 
 
@@ -62,30 +85,28 @@ def _subject(trained: Classifier, unseen: LabelledImages) -> Subject:
 def evaluated(
     subject: Subject, evaluation: Evaluation = EVALUATION_SECTION, threat: ThreatModel = THREAT
 ) -> tuple[EvaluationResult, Outcomes, Strip]:
-    return Suite(subject, evaluation, threat, SEED).run()
+    return Suite(subject, Plan(evaluation, threat, SEED)).run()
 
 
 def alone(subject: Subject) -> list[npt.NDArray[np.bool_]]:
-    """Attack every example with every restart, in one batch; return who stands, restart by restart."""
+    """Attack every example by each attack, in one batch; return who stands."""
     x, y = subject.test.batch(0, 96, CPU)
     rows, epsilon = np.arange(96), THREAT.epsilon
-    found = []
     with frozen(subject.model):
-        for restart in (0, 1):
-            seed = derive_seed(SEED, "evaluation", "pgd", restart)
-            found.append(pgd(subject.model, x, y, rows, Ascent("Linf", epsilon, 0.3 * epsilon, 5), seed)[1])
-        for restart in (0, 1):
-            seed = derive_seed(SEED, "evaluation", "apgd_ce", restart)
-            found.append(apgd_ce(subject.model, x, y, rows, ApgdBudget("Linf", epsilon, 12), seed)[1])
-    return [~fooled.numpy() for fooled in found]
+        victim, batch = Victim(subject.model), Batch(x, y, subject.model(x))
+        ascent = Ascent("Linf", epsilon, 0.3 * epsilon, 5)
+        by_pgd = pgd(victim, batch, ascent, KeyedDraws(derive_seed(SEED, "pgd"), rows), restarts=2)[1]
+        budget = ApgdBudget("Linf", epsilon, 12)
+        by_apgd = apgd_ce(victim, batch, budget, KeyedDraws(derive_seed(SEED, "apgd_ce"), rows), 2)[1]
+    return [~by_pgd.numpy(), ~by_apgd.numpy()]
 
 
 def test_what_stands_is_right_naturally_and_under_every_attack(subject: Subject) -> None:
     _, outcomes, _ = evaluated(subject)
     right = outcomes.predictions == subject.test.labels.numpy()
-    first, second, third, fourth = alone(subject)
-    assert np.array_equal(outcomes.stands[0], right & first & second)
-    assert np.array_equal(outcomes.stands[1], right & first & second & third & fourth)
+    first, second = alone(subject)
+    assert np.array_equal(outcomes.stands[0], right & first)
+    assert np.array_equal(outcomes.stands[1], right & first & second)
     assert 0 < outcomes.stands[1].sum() < outcomes.stands[0].sum() < right.sum() < 96
 
 
@@ -101,17 +122,25 @@ def test_predictions_and_labels_are_those_of_the_test_side(subject: Subject) -> 
 def test_counts_are_those_of_the_outcomes(subject: Subject) -> None:
     result, outcomes, _ = evaluated(subject)
     right = outcomes.predictions == outcomes.labels
+    assert isinstance(result.robust, Rate)
     assert result.examples == result.natural.n == result.robust.n == 96
     assert result.natural.count == right.sum()
     assert result.robust.count == outcomes.stands[-1].sum()
     attacked = right.sum()
     for found, stands in zip(result.attacks, outcomes.stands, strict=True):
         assert found.attacked == attacked
+        assert isinstance(found.robust, Rate)
         assert found.robust.count == stands.sum() == attacked - found.broken
         attacked = stands.sum()
     assert sum(part.natural.count for part in result.classes) == result.natural.count
-    assert sum(part.robust.count for part in result.classes) == result.robust.count
-    assert sum(part.robust.n for part in result.classes) == 96
+    robust = [part.robust for part in result.classes if isinstance(part.robust, Rate)]
+    assert sum(part.count for part in robust) == result.robust.count
+    assert sum(part.n for part in robust) == 96
+    table, worst = np.array(result.confusion), np.array(result.robust_confusion)
+    assert table.shape == worst.shape == (10, 10)
+    assert table.trace() == result.natural.count
+    assert worst.trace() == result.robust.count
+    assert np.array_equal(table.sum(axis=1), worst.sum(axis=1))
 
 
 def test_classes_are_counted_apart(subject: Subject) -> None:
@@ -120,8 +149,8 @@ def test_classes_are_counted_apart(subject: Subject) -> None:
     for label, part in enumerate(result.classes):
         mine = outcomes.labels == label
         assert part.natural.n == mine.sum()
-        assert part.robust.count == outcomes.stands[-1][mine].sum()
-    worst = min(part.robust.count / part.robust.n for part in result.classes)
+        assert part.robust.value == outcomes.stands[-1][mine].mean()
+    worst = min(part.robust.value for part in result.classes)
     assert result.metrics["worst_class_robust"].value == worst
 
 
@@ -137,9 +166,8 @@ def test_the_batch_size_changes_nothing(subject: Subject, size: int) -> None:
     result, outcomes, strip = evaluated(subject)
     other, others, strips = evaluated(subject, EVALUATION_SECTION.model_copy(update={"batch_size": size}))
     assert np.array_equal(outcomes.stands, others.stands)
-    assert other == result
-    assert np.array_equal(strip.labels, strips.labels)
-    assert np.allclose(strip.adversarial, strips.adversarial, atol=1e-6)
+    assert other.model_copy(update={"method": result.method}) == result
+    assert len(strip.labels) == len(strips.labels)
 
 
 def test_fewer_examples_are_the_first_ones(subject: Subject) -> None:
@@ -172,22 +200,28 @@ def test_a_point_of_the_curve_is_the_worst_case_over_its_restarts(subject: Subje
     with frozen(subject.model), torch.no_grad():
         standing = subject.model(x).argmax(dim=1) == y
         counts = [int(standing.sum())]
-        for restart in range(4):
-            seed = derive_seed(SEED, "curve", restart)
-            ascent = Ascent("Linf", THREAT.epsilon, 0.5 * THREAT.epsilon, 1)
-            standing &= ~pgd(subject.model, x, y, np.arange(96), ascent, seed)[1]
-            counts.append(int(standing.sum()))
+        batch = Batch(x, y, subject.model(x)).select(standing)
+        rows = np.flatnonzero(standing.numpy())
+        ascent = Ascent("Linf", THREAT.epsilon, 0.5 * THREAT.epsilon, 1)
+        for restarts in range(1, 5):
+            draws = KeyedDraws(derive_seed(SEED, "curve"), rows)
+            fooled = pgd(Victim(subject.model), batch, ascent, draws, restarts=restarts)[1]
+            counts.append(int((~fooled).sum()))
     assert point.accuracy.count == counts[-1]
     assert counts[-1] < counts[1] < counts[0]
 
 
 def test_the_strip_shows_broken_examples_first(subject: Subject) -> None:
     _, outcomes, strip = evaluated(subject)
-    broken = np.flatnonzero((outcomes.predictions == outcomes.labels) & ~outcomes.stands[-1])[:5]
-    assert np.array_equal(strip.labels, outcomes.labels[broken])
-    assert np.array_equal(
-        strip.natural, subject.test.images[torch.from_numpy(broken)].numpy() / np.float32(255)
-    )
+    broken = (outcomes.predictions == outcomes.labels) & ~outcomes.stands[-1]
+    pictures = subject.test.images.numpy() / np.float32(255)
+    shown = [int(np.flatnonzero((pictures == image).all(axis=(1, 2, 3)))[0]) for image in strip.natural]
+    assert broken[shown].all()
+    assert len(set(shown)) == 5
+    assert np.array_equal(strip.labels, outcomes.labels[shown])
+    with torch.no_grad():
+        seen = subject.model(torch.from_numpy(strip.adversarial)).argmax(dim=1)
+    assert np.array_equal(seen.numpy(), strip.adversarial_predictions)
     assert np.array_equal(strip.natural_predictions, strip.labels)
     assert (strip.adversarial_predictions != strip.labels).all()
     assert np.abs(strip.adversarial - strip.natural).max() <= THREAT.epsilon * (1 + 1e-5)
@@ -198,7 +232,7 @@ def test_l2_is_evaluated_in_the_l2_ball(subject: Subject) -> None:
     result, _, strip = evaluated(subject, threat=ThreatModel(norm="L2", epsilon=0.4))
     sizes = np.linalg.norm((strip.adversarial - strip.natural).reshape(5, -1), axis=1)
     assert sizes.max() <= 0.4 * (1 + 1e-5)
-    assert 0 < result.robust.count < result.natural.count
+    assert 0 < result.robust.value < result.natural.value
 
 
 def test_the_seed_repeats_an_evaluation(subject: Subject) -> None:
@@ -207,8 +241,9 @@ def test_the_seed_repeats_an_evaluation(subject: Subject) -> None:
 
 def test_progress_tells_of_every_example(subject: Subject) -> None:
     told: list[int] = []
-    Suite(subject, EVALUATION_SECTION, THREAT, SEED, told.append).run()
-    assert told == [40, 40, 16]
+    Suite(subject, Plan(EVALUATION_SECTION, THREAT, SEED, progress=told.append)).run()
+    assert sum(told) == 96
+    assert min(told) >= 0
 
 
 def test_a_model_that_is_always_wrong_has_nothing_to_attack(subject: Subject) -> None:
@@ -218,7 +253,7 @@ def test_a_model_that_is_always_wrong_has_nothing_to_attack(subject: Subject) ->
         keep = subject.model(x).argmax(dim=1) != y
     kept = LabelledImages(wrong.images[keep], wrong.labels[keep])
     result, outcomes, strip = evaluated(replace(subject, test=kept))
-    assert (result.natural.count, result.robust.count) == (0, 0)
+    assert (result.natural.value, result.robust.value) == (0, 0)
     assert [(found.attacked, found.broken) for found in result.attacks] == [(0, 0), (0, 0)]
     assert not outcomes.stands.any()
     assert np.array_equal(strip.natural, strip.adversarial)
@@ -263,7 +298,7 @@ def test_the_models_state_is_restored(subject: Subject, *, fails: bool) -> None:
             raise KeyError
 
         with pytest.raises(KeyError):
-            Suite(subject, EVALUATION_SECTION, THREAT, SEED, broken).run()
+            Suite(subject, Plan(EVALUATION_SECTION, THREAT, SEED, progress=broken)).run()
     else:
         evaluated(subject)
     assert subject.model.training
@@ -284,6 +319,78 @@ class EvalOnly(Precise):
 def test_every_answer_is_given_in_eval_mode(subject: Subject, trained: Classifier) -> None:
     model = EvalOnly(trained).train()
     assert evaluated(replace(subject, model=model))[0] == evaluated(subject)[0]
+
+
+def test_a_budget_makes_an_estimate_and_says_what_it_skipped(subject: Subject) -> None:
+    section = EVALUATION_SECTION.model_copy(update={"budget": Budget(survivors=10)})
+    result, outcomes, _ = evaluated(subject, section)
+    full, _, _ = evaluated(subject)
+    left = int(outcomes.stands[0].sum())
+    assert outcomes.attacked[1].sum() == 10
+    assert result.attacks[1].skipped == left - 10 > 0
+    assert result.method.skipped == (f"apgd_ce was not run on {left - 10} standing examples",)
+    assert isinstance(result.robust, Estimate)
+    assert result.robust.low < full.robust.value < result.robust.high
+    assert result.attacks[0].robust == full.attacks[0].robust
+    assert sum(map(sum, result.robust_confusion)) == 96 - (left - 10)
+
+
+@pytest.mark.parametrize("unit", ["0-pgd-1", "1-apgd_ce-0", "curve"])
+def test_a_killed_evaluation_goes_on_and_gives_the_same(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    plan = Plan(EVALUATION_SECTION, THREAT, SEED, work=Work(tmp_path / "kept", "key"))
+    compute = Work.unit
+
+    def killed(self: Work, name: str, work: Any) -> Any:  # noqa: ANN401 - whatever the unit gives
+        if name.startswith(unit):
+            raise KeyboardInterrupt
+        return compute(self, name, work)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Work, "unit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Suite(subject, plan).run()
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
+    assert kept
+    result, outcomes, strip = Suite(subject, plan).run()
+    assert (
+        kept.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}.items()
+    )
+    unbroken = evaluated(subject)
+    assert result == unbroken[0]
+    assert np.array_equal(outcomes.stands, unbroken[1].stands)
+    assert np.array_equal(strip.adversarial, unbroken[2].adversarial)
+
+
+def test_checks_and_shifts_are_part_of_the_result(subject: Subject) -> None:
+    section = Evaluation(
+        attacks=(APGD, SquareAttack(queries=20)),
+        curve=CURVE,
+        examples=40,
+        sanity=Sanity(
+            examples=24, attack=PgdAttack(steps=2, restarts=1), square_queries=10, surrogate_epochs=1
+        ),
+        shift=Shift(corruptions="common", severities=(1, 3), examples=24, attack=ApgdCeAttack(steps=3)),
+    )
+    teacher = replace(subject, teacher=subject.model, train=subject.test)
+    result, _, _ = evaluated(teacher, section)
+    assert [check.name for check in result.sanity] == list(get_args(SanityName))
+    assert "not run" not in {check.status for check in result.sanity}
+    kinds = [(found.kind, found.severity) for found in result.shift.corruptions]
+    assert len(kinds) == len(set(kinds)) == 30
+    assert all(found.teacher == found.accuracy for found in result.shift.corruptions)
+    assert [found.name for found in result.shift.threats] == ["L2", "L1", "spatial"]
+    assert result.metrics["unseen_L2"].value <= result.shift.natural.value
+    assert 0 < result.metrics["corruption"].value <= 1
+    alone, _, _ = evaluated(subject, section)
+    unmade = {check.name for check in alone.sanity if check.status == "not run"}
+    assert unmade == {
+        "teacher_transfer_not_stronger",
+        "surrogate_transfer_not_stronger",
+        "training_target_not_stronger",
+    }
+    assert all(found.teacher is None for found in alone.shift.corruptions)
 
 
 def test_a_result_is_read_as_it_was_written(subject: Subject, tmp_path: Path) -> None:
