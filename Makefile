@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 CORRUPTIONS_STAMP := .venv-corruptions/.installed
 EPOCHS ?= 3
 IMAGES ?= 1000
+DATA ?=
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONWARNINGS ?= ignore
@@ -59,10 +60,10 @@ check-resume: $(STAMP) ## Kill the student's training in its second phase, resum
 	@python -m pipelines.checks resume
 
 bench-autoattack: $(STAMP) ## Time our AutoAttack against the public one and compare every verdict (IMAGES=1000)
-	@python -m pipelines.autoattack_bench --images $(IMAGES)
+	@python -m pipelines.autoattack_bench --images $(IMAGES) $(if $(DATA),--data $(DATA))
 
 check-autoattack: $(STAMP) ## Hold every attack in every norm against the public AutoAttack with 3 seeds (IMAGES=1000)
-	@python -m pipelines.autoattack_parity --images $(IMAGES)
+	@python -m pipelines.autoattack_parity --images $(IMAGES) $(if $(DATA),--data $(DATA))
 
 check-masking: $(STAMP) ## Check that masked models are caught and honest ones pass (about 5 minutes)
 	@python -m pipelines.masking_check

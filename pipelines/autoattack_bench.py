@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from components.environment import configure_compute
-from pipelines.peer_autoattack import BATCH, Verdicts, exact, keyed, ours, reference, verdict
+from pipelines.peer_autoattack import BATCH, Verdicts, exact, ours, reference, verdict
 from pipelines.peer_models import Peer, chosen_data, plain, threat_of, trained_peers
 from training.errors import TemperError
 from training.validation import LabelledImages
 
-MODES = ("reference", "exact", "per-example", "verdict")
+MODES = ("reference", "exact", "verdict")
 PEERS = ("pgd_at", "guided")
 _LONGEST_SECONDS = 24 * 3600
 
@@ -43,7 +43,7 @@ def run_mode(mode: str, peer: Peer, data: LabelledImages, seed: int) -> Verdicts
     threat = threat_of(peer)
     if mode == "reference":
         return reference(plain(peer.model), data, threat, seed)
-    made = {"exact": exact, "per-example": keyed, "verdict": verdict}[mode]()
+    made = {"exact": exact, "verdict": verdict}[mode]()
     return ours(peer.model, data, threat, seed, made)
 
 
@@ -114,9 +114,8 @@ def result_line(found: dict[str, dict[str, Measured]], processes: dict[str, floa
     pairs = [(measured["reference"].verdicts, measured["exact"].verdicts) for measured in found.values()]
     equal = sum(int((theirs == mine).sum()) for theirs, mine in pairs)
     gaps = [
-        100 * (measured[mode].verdicts.mean() - measured["reference"].verdicts.mean())
+        100 * (measured["verdict"].verdicts.mean() - measured["reference"].verdicts.mean())
         for measured in found.values()
-        for mode in ("per-example", "verdict")
     ]
     line = (
         f"RESULT exact_speedup={seconds['reference'] / seconds['exact']:.2f} "
@@ -132,7 +131,7 @@ def result_line(found: dict[str, dict[str, Measured]], processes: dict[str, floa
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("build/peers"), show_default=True)
-@click.option("--data", type=click.Choice(["fashion-mnist", "digits"]), help="[default: what is there]")
+@click.option("--data", type=click.Choice(["fashion-mnist", "digits-small"]), help="[default: what is there]")
 @click.option("--images", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--processes", type=click.IntRange(0), help="[default: one for each core; 0 skips that part]")

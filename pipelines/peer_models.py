@@ -57,8 +57,8 @@ def trained_peers(folder: Path, data: str, names: tuple[str, ...] = NAMES) -> It
 
     Args:
         folder: where artefacts are kept.
-        data: ``fashion-mnist`` or ``digits``; digits are attacked on training images too, as there are
-            too few others.
+        data: ``fashion-mnist``, ``digits`` with the default networks, or ``digits-small`` with quick ones;
+            digits are attacked on training images too, as there are too few others.
         names: which models: ``clean``, or a training objective that the configuration knows.
     """
     for name in names:
@@ -77,7 +77,10 @@ def _configuration(data: str, name: str) -> PipelineConfig:
         return configuration(chosen, 0, _FASHION_EPOCHS, FASHION_MNIST)
     phases = PipelineConfig().student.model_dump(mode="json")["phases"]
     student = {"phases": [{**phase, "objective": {"name": objective, **options}} for phase in phases]}
-    return validate_params({"student": student})
+    if data == "digits":
+        return validate_params({"student": student})
+    small = {"architecture": {"name": "small_resnet"}}
+    return validate_params({"teacher": {"name": "train", **small}, "student": student | small})
 
 
 def _bundle(folder: Path, name: str, config: PipelineConfig) -> Path:
@@ -103,7 +106,7 @@ def chosen_data(data: str | None) -> str:
     """Return the data to use: as asked, else Fashion-MNIST where Debian's package put it, else digits."""
     if data:
         return data
-    return "fashion-mnist" if FASHION_MNIST.is_dir() else "digits"
+    return "fashion-mnist" if FASHION_MNIST.is_dir() else "digits-small"
 
 
 def threat_of(peer: Peer) -> ThreatModel:

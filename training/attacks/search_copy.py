@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
+from training.attacks.gradients import input_gradient
+from training.attacks.losses import cross_entropy
+
 # What a copy may change of a logit, as a share of the largest: rounding of float32, of bfloat16.
 _FLOAT32_ROUNDING = 1e-3
 _BFLOAT16_ROUNDING = 0.1
+_COSINE = 0.7
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -51,11 +55,18 @@ def search_copy(
     Returns:
         The copy, frozen and in eval mode, or the model itself; and the precision it computes in.
     """
-    if not _agrees(model, model, probe, _FLOAT32_ROUNDING):
+    if not repeats(model, probe):
         return model, "float32"
     quick = _folded(model, probe) if fold else model
     lowered = _lowered(quick, probe) if bfloat16 and native_bfloat16(probe.device) else None
     return (quick, "float32") if lowered is None else (lowered, "bfloat16")
+
+
+def repeats(model: nn.Module, probe: Tensor) -> bool:
+    """Tell whether the model says the same twice: a randomised one does not."""
+    with torch.no_grad():
+        first, second = model(probe), model(probe)
+    return bool(((first - second).abs().max() <= _FLOAT32_ROUNDING * first.abs().max()).item())
 
 
 def _folded(model: nn.Module, probe: Tensor) -> nn.Module:
@@ -98,7 +109,18 @@ def _lowered(model: nn.Module, probe: Tensor) -> nn.Module | None:
 
 
 def _agrees(model: nn.Module, other: nn.Module, probe: Tensor, tolerance: float) -> bool:
-    with torch.no_grad():
-        ours, theirs = model(probe), other(probe)
-    gap = (ours - theirs).abs().max()
-    return bool((gap <= tolerance * ours.abs().max()).item())
+    """Compare logits, and where their gradients point: tracing loses a backward pass of the user's own."""
+    least = torch.zeros(len(probe), dtype=torch.int64, device=probe.device)
+    slope, ours, _ = input_gradient(model, probe, cross_entropy(least))
+    other_slope, theirs, _ = input_gradient(other, probe, cross_entropy(least))
+    close = (ours - theirs).abs().max() <= tolerance * ours.abs().max()
+    return bool(close.item()) and _parallel(slope, other_slope)
+
+
+def _parallel(ours: Tensor, theirs: Tensor) -> bool:
+    """Tell whether most gradients point the same way; where ours is zero so is theirs."""
+    cosine = F.cosine_similarity(ours.flatten(1), theirs.flatten(1), dim=1)
+    same = torch.where(
+        (ours == 0).flatten(1).all(dim=1), (theirs == 0).flatten(1).all(dim=1), cosine > _COSINE
+    )
+    return bool((same.float().mean() > 0.5).item())  # noqa: PLR2004 - most

@@ -26,14 +26,25 @@ def parts_of(at: Tensor, size: int, device: torch.device) -> list[Tensor]:
 
 
 def run_parts(
-    function: Callable[[Tensor], _Found], parts: Sequence[Tensor], device: torch.device
+    function: Callable[[Tensor], _Found],
+    parts: Sequence[Tensor],
+    device: torch.device,
+    *,
+    in_turn: bool = False,
 ) -> list[_Found]:
     """Call a function on every part; on the CPU in as many threads as torch has, each computing alone.
 
-    The results are in the order of the parts. The function's own errors are raised.
+    Args:
+        function: what to do with a part; its errors are raised.
+        parts: positions.
+        device: where the function computes.
+        in_turn: use no threads: a model that draws random numbers must draw them in one order.
+
+    Returns:
+        What the function gave, in the order of the parts.
     """
     workers = min(torch.get_num_threads(), len(parts))
-    if workers < 2 or device.type != "cpu":  # noqa: PLR2004 - one worker is no pool
+    if workers < 2 or device.type != "cpu" or in_turn:  # noqa: PLR2004 - one worker is no pool
         return [function(part) for part in parts]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

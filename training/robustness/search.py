@@ -106,7 +106,12 @@ class Search:
         cut = partial(parts_of, device=device) if keyed else batches
         parts = cut(given, evaluation.batch_size)
         numbered = {id(part): number for number, part in enumerate(parts)}
-        found = run_parts(lambda at: self._unit(f"{name}-{numbered[id(at)]}", attack, at), parts, device)
+        found = run_parts(
+            lambda at: self._unit(f"{name}-{numbered[id(at)]}", attack, at),
+            parts,
+            device,
+            in_turn=not self._subject.repeats,
+        )
         for at, (unit, cost) in zip(parts, found, strict=True):
             self._take(at[unit["fooled"]], unit["images"], cost)
         fell = [at[unit["fooled"]] for at, (unit, _) in zip(parts, found, strict=True)]
@@ -126,6 +131,9 @@ class Search:
         return self._plan.work.unit(f"{name}-of-{len(at)}", lambda: self._compute(attack, at))
 
     def _compute(self, attack: EvaluationAttack, at: Tensor) -> tuple[dict[str, Tensor], dict[str, int]]:
+        if not self._subject.repeats:
+            # The model draws the same numbers whether or not earlier parts were kept from a killed run.
+            torch.manual_seed(derive_seed(self._plan.seed, "model", attack.name, int(at[0])))
         victim = self._victim.counting(Cost())
         x, labels = images_at(self._subject.test, at, self._subject.device)
         batch = Batch(x, labels, self._natural.logits[at].to(x.device))

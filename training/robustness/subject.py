@@ -19,7 +19,7 @@ class Subject:
     """A model in eval mode on ``device``, its digest, the test side, its digest and the class names.
 
     ``teacher`` is the clean model on the same device and ``train`` the training side: the checks that
-    need them are not run without.
+    need them are not run without. ``repeats`` is false for a model that draws random numbers.
     """
 
     model: nn.Module
@@ -30,6 +30,7 @@ class Subject:
     device: torch.device
     teacher: nn.Module | None = None
     train: LabelledImages | None = None
+    repeats: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One evaluation of one model: natural accuracy, the ensemble, the curve, the checks, the shifts."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from training.attacks.draws import KeyedDraws
 from training.attacks.gradients import frozen
 from training.attacks.pgd import pgd
-from training.attacks.search_copy import Precision
+from training.attacks.search_copy import Precision, repeats
 from training.attacks.victim import Batch, Victim
 from training.config import EvaluationAttack, Section
 from training.randomness import derive_seed
@@ -40,6 +41,8 @@ from training.robustness.search import Search, Searched, make_victim
 from training.robustness.shift import measure_shift
 from training.robustness.statistics import Rate
 from training.robustness.subject import Natural, Plan, Subject, as_rows, images_at, natural_logits
+
+_PROBE = 16
 
 
 class SanityResults(Section):
@@ -72,12 +75,20 @@ class Suite:
             for model in (subject.model, subject.teacher):
                 if model is not None:
                     stack.enter_context(frozen(model))
+            stack.enter_context(torch.random.fork_rng())
+            self._seed_model("natural")
             natural = natural_logits(subject, count, plan.evaluation.batch_size)
+            probe, _ = subject.test.batch(0, _PROBE, subject.device)
+            self._subject = subject = replace(subject, repeats=repeats(subject.model, probe))
             victim, precision = make_victim(subject, plan)
             searched = Search(victim, subject, natural, plan).run()
             strip = self._strip(natural, searched)
             result = self._result(victim, precision, natural, searched)
         return result, searched.outcomes, strip
+
+    def _seed_model(self, purpose: str) -> None:
+        """Key the numbers that a randomised model draws, so that an evaluation repeats."""
+        torch.manual_seed(derive_seed(self._plan.seed, "model", purpose))
 
     def _result(
         self, victim: Victim, precision: Precision, natural: Natural, searched: Searched
@@ -101,12 +112,11 @@ class Suite:
             robust_confusion=confusion(outcomes.labels[seen], outcomes.worst_predictions[seen], classes),
             curve=plan.work.section("curve", CurveResult, lambda: self._curve(victim, natural)),
             sanity=self._sanity(searched),
-            shift=plan.work.section(
-                "shift", ShiftResult, lambda: measure_shift(victim, subject, natural, plan)
-            ),
+            shift=plan.work.section("shift", ShiftResult, lambda: self._shift(victim, natural)),
         )
 
     def _curve(self, victim: Victim, natural: Natural) -> CurveResult:
+        self._seed_model("curve")
         curve = self._plan.evaluation.curve
         epsilons = [multiple * self._plan.threat.epsilon for multiple in curve.multiples]
         points = (
@@ -132,7 +142,11 @@ class Suite:
             return int((~fooled).sum())
 
         parts = parts_of(right, self._plan.evaluation.batch_size, device)
-        return Rate(count=sum(run_parts(standing, parts, device)), n=count)
+        return Rate(count=sum(run_parts(standing, parts, device, in_turn=not self._subject.repeats)), n=count)
+
+    def _shift(self, victim: Victim, natural: Natural) -> ShiftResult:
+        self._seed_model("shift")
+        return measure_shift(victim, self._subject, natural, self._plan)
 
     def _sanity(self, searched: Searched) -> tuple[SanityCheck, ...]:
         subject, plan = self._subject, self._plan

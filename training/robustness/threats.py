@@ -74,7 +74,9 @@ def _under(
         name=threat.norm,
         epsilon=threat.epsilon,
         description=f"APGD-CE, {attack.steps} steps, {attack.restarts} random start(s)",
-        accuracy=Rate(count=sum(run_parts(standing, parts, subject.device)), n=count),
+        accuracy=Rate(
+            count=sum(run_parts(standing, parts, subject.device, in_turn=not subject.repeats)), n=count
+        ),
     )
 
 

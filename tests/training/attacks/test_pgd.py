@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.attacks.draws import KeyedDraws
-from training.attacks.gradients import frozen
+from training.attacks.gradients import PerExampleLoss, frozen
 from training.attacks.losses import cross_entropy
 from training.attacks.norms import Norm, keyed_start, size
 from training.attacks.pgd import Ascent, ascend, pgd
@@ -97,6 +97,24 @@ def test_another_loss_is_climbed_for_the_examples_that_still_stand(
         stands = trained(found).argmax(dim=1) == batch.labels
     assert int(stands.sum()) > 12
     assert torch.allclose(found[stands], wanted[stands], atol=1e-6)
+
+
+def test_a_restart_asks_for_the_loss_of_those_that_stand_by_their_place_in_the_batch(
+    trained: Classifier, unseen: LabelledImages
+) -> None:
+    batch, ascent = batch_of(trained, unseen, 96), Ascent("Linf", 0.1, 0.02, 4)
+    asked: list[torch.Tensor] = []
+
+    def loss_at(at: torch.Tensor) -> PerExampleLoss:
+        asked.append(at)
+        return cross_entropy(batch.labels[at])
+
+    with frozen(trained):
+        _, once = pgd(Victim(trained), batch, ascent, keyed(96))
+        pgd(Victim(trained), batch, ascent, keyed(96), loss_at, restarts=2)
+    assert torch.equal(asked[0], torch.arange(96))
+    assert torch.equal(asked[ascent.steps], (~once).nonzero().squeeze(1))
+    assert 0 < int(once.sum()) < 96
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])

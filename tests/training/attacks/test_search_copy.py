@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -323,3 +323,34 @@ def test_no_image_counts_that_the_float32_model_gets_right(
         assert 0 < int(fooled.sum()) < len(batch)
         misled = search(batch.images).argmax(dim=1) != batch.labels
         assert bool(misled.any()) == shaken
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Round, and pass gradients back as if nothing had happened."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's own
+        return (x * 8).round() / 8
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401 - as above
+        return gradient
+
+
+class _Quantised(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(_StraightThrough.apply(x))  # type: ignore[no-untyped-call]
+        return logits
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_copy_keeps_a_backward_pass_of_the_users_own(trained: Classifier, *, bfloat16: bool) -> None:
+    x = torch.rand((16, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    with frozen(_Quantised(trained)) as model:
+        quick, _ = search_copy(model, x, bfloat16=bfloat16)
+        gradient, _, _ = Victim(model, search=quick).gradient(x, cross_entropy(torch.zeros(16).long()))
+    assert (gradient != 0).flatten(1).any(dim=1).all()
