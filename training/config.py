@@ -578,11 +578,11 @@ class Sanity(Section):
     examples: Count = 300
     alpha: Annotated[Share, Field(gt=0, lt=1)] = 0.01
     points: Share = 0.005
-    attack: PgdAttack = PgdAttack(steps=40, restarts=1, step_size=0.05)
+    attack: PgdAttack = PgdAttack(steps=40, restarts=1, step_size=0.1)
     square_queries: Count = 1000
     max_output_change: Share = 0.001
     max_zero_gradient_share: Share = 0.05
-    max_pgd_gap: Share = 0.05
+    max_pgd_gap: Share = 0.1
     large_epsilon: Positive = 8.0
     chance_margin: Share = 0.05
     target_temperature: Positive = 2.0

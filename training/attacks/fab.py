@@ -179,12 +179,21 @@ def _nearest_boundary(victim: Victim, state: _State, norm: Norm) -> tuple[Tensor
     nearest, normal = torch.zeros_like(gaps[:, 0]), torch.zeros_like(x)
     shortest = torch.full_like(nearest, torch.inf)
     for rival, gap in enumerate(gaps.unbind(dim=1), start=1):
-        (gradient,) = torch.autograd.grad(gap.sum(), x, retain_graph=rival < gaps.shape[1])
+        gradient = _slope(gap, x, keep=rival < gaps.shape[1])
         refuse_nan(gradient)
         distance = gap.detach().abs() / (_TINY + size(gradient, _DUAL[norm]))
         at = (distance < shortest).nonzero().squeeze(1)
         shortest[at], nearest[at], normal[at] = distance[at], gap.detach()[at], gradient[at]
     return nearest, normal
+
+
+def _slope(gap: Tensor, x: Tensor, *, keep: bool) -> Tensor:
+    """Return the gradient of the gaps, shape of ``x``: zero where the model passes none back."""
+    if not gap.requires_grad:
+        return torch.zeros_like(x)
+    with torch.enable_grad():
+        (found,) = torch.autograd.grad(gap.sum(), x, retain_graph=keep, allow_unused=True)
+    return torch.zeros_like(x) if found is None else found
 
 
 def _step(state: _State, gap: Tensor, gradient: Tensor, norm: Norm) -> Tensor:

@@ -21,6 +21,7 @@ from training.config import (
     Budget,
     Evaluation,
     EvaluationAttack,
+    FabAttack,
     FabTargetedAttack,
     PgdAttack,
     SquareAttack,
@@ -419,6 +420,8 @@ WITHOUT_GRADIENT: tuple[EvaluationAttack, ...] = (
     ApgdCeAttack(steps=5),
     ApgdTargetedAttack(steps=5, targets=2),
     PgdAttack(steps=5),
+    FabAttack(steps=5, restarts=2),
+    FabTargetedAttack(steps=5, targets=2),
     SquareAttack(queries=300),
 )
 
