@@ -107,6 +107,11 @@ def _check_attacks(ours: Evaluated, theirs: Evaluated) -> None:
         raise ArtefactError(
             msg + "robust means something else; evaluate both with the same evaluation.attacks"
         )
+    modes = [(one.result.method.mode, one.result.method.precision) for one in (ours, theirs)]
+    if modes[0] != modes[1]:
+        (mode, precision), (other, others) = modes
+        msg = f"{_pair(ours, theirs)}: searched as {mode} in {precision} and {other} in {others}; "
+        raise ArtefactError(msg + "evaluate both with the same evaluation.mode on the same kind of machine")
     for one in (ours, theirs):
         if isinstance(one.result.robust, Estimate):
             msg = f"{one.folder}: made under a budget, so not every image was attacked; evaluate with "

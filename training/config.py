@@ -623,6 +623,15 @@ class Shift(Section):
     spatial: Spatial = Spatial()
     path: Place | None = None
 
+    @model_validator(mode="after")
+    def _threats_differ(self) -> "Shift":
+        norms = [] if self.threats == "usual" else [threat.norm for threat in self.threats]
+        for norm in norms:
+            if norms.count(norm) > 1:
+                msg = f"threats: {norm} stands twice, and a gate names a threat by its norm; give it once"
+                raise ValueError(msg)
+        return self
+
 
 class Budget(Section):
     """Spend less: the first attack sees every example, the others ``survivors`` of those it leaves.

@@ -39,6 +39,7 @@ def decide(gate: Gate, result: EvaluationResult, digests: dict[str, str]) -> Dec
     """
     outcomes = (
         _same_model(result, digests),
+        _same_snapshot(result, digests),
         _has_rules(gate),
         _enough_examples(gate, result),
         *(_sanity(name, result) for name in _required_checks(gate)),
@@ -58,6 +59,12 @@ def _same_model(result: EvaluationResult, digests: dict[str, str]) -> GateOutcom
     passed = result.model_digest == digests.get("model")
     reason = "the evaluation is of this model" if passed else "the evaluation is of another model"
     return GateOutcome(gate="same model", required=1.0, found=float(passed), passed=passed, reason=reason)
+
+
+def _same_snapshot(result: EvaluationResult, digests: dict[str, str]) -> GateOutcome:
+    passed = result.snapshot_digest == digests.get("dataset")
+    reason = "the evaluation is on this snapshot" if passed else "the evaluation is on another snapshot"
+    return GateOutcome(gate="same snapshot", required=1.0, found=float(passed), passed=passed, reason=reason)
 
 
 def _has_rules(gate: Gate) -> GateOutcome:

@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from components.progress import progress_bar
 from components.step import StepContext
-from training.artefact import Manifest, digest_file, publish, seal
+from training.artefact import Manifest, digest_file, digest_json, publish, seal
+from training.attacks.gradients import frozen, input_gradient
+from training.attacks.losses import cross_entropy
 from training.robustness.contract import check_contract, check_images
 from training.robustness.report import render_report
 from training.robustness.results import REPORT, EvaluationResult, write_result
@@ -49,6 +53,7 @@ def publish_evaluation(
     shapes = {
         **config,
         "model": subject.model_digest,
+        "behaviour": _behaviour(subject),
         "shifted": digest_file(Path(shifted)) if shifted else "",
     }
     work = context.work(STEP, inputs, shapes)
@@ -70,3 +75,12 @@ def _check(subject: Subject, plan: Plan) -> None:
     check_images(subject.test.images, subject.test.labels, classes)
     images, _ = subject.test.batch(0, _CONTRACT_IMAGES, subject.device)
     check_contract(subject.model, images, classes, randomised=plan.evaluation.attacks == "rand")
+
+
+def _behaviour(subject: Subject) -> str:
+    """Digest logits and input gradients on a few images: a user's changed code has the same weights."""
+    images, labels = subject.test.batch(0, _CONTRACT_IMAGES, subject.device)
+    with frozen(subject.model), torch.random.fork_rng():
+        torch.manual_seed(0)
+        gradient, logits, _ = input_gradient(subject.model, images, cross_entropy(labels))
+    return digest_json([logits.cpu().tolist(), gradient.cpu().flatten(1).tolist()])

@@ -159,14 +159,21 @@ def test_a_run_s_folder_is_taken_for_its_evaluation(tmp_path: Path) -> None:
     assert compare_evaluations(run, write(tmp_path / "b", found)).natural.n == COUNT
 
 
-def test_seeds_modes_and_models_may_differ(tmp_path: Path) -> None:
+def test_seeds_and_models_may_differ(tmp_path: Path) -> None:
     found = outcomes(180, 100)
-    method = METHOD.model_copy(update={"mode": "verdict"})
-    other = write(tmp_path / "b", found, seed=1, model_digest="c" * 64, method=method)
+    other = write(tmp_path / "b", found, seed=1, model_digest="c" * 64)
     assert compare_evaluations(write(tmp_path / "a", found), other).robust.lost == 0
 
 
 # --- what is refused ------------------------------------------------------------------------------
+
+
+def test_searches_of_another_mode_are_refused(tmp_path: Path) -> None:
+    found = outcomes(180, 100)
+    method = METHOD.model_copy(update={"mode": "verdict", "precision": "bfloat16"})
+    other = write(tmp_path / "b", found, method=method)
+    with pytest.raises(ArtefactError, match="searched as exact in float32 and verdict in bfloat16"):
+        compare_evaluations(write(tmp_path / "a", found), other)
 
 
 @pytest.mark.parametrize(

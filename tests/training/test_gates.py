@@ -82,7 +82,7 @@ def gate(*rules: Rule, minimum_examples: int = 300, **fields: Any) -> Gate:  # n
 
 
 def decided(*rules: Rule, minimum_examples: int = 300, model: str = "m") -> Decision:
-    return decide(gate(*rules, minimum_examples=minimum_examples), RESULT, {"model": model})
+    return decide(gate(*rules, minimum_examples=minimum_examples), RESULT, {"model": model, "dataset": "s"})
 
 
 EASY = Rule(metric="robust", minimum=0.5)
@@ -93,7 +93,7 @@ def test_a_student_that_meets_every_rule_passes() -> None:
     assert decision.passed
     assert decision.verdict == "passed"
     assert all(outcome.passed for outcome in decision.outcomes)
-    assert len(decision.outcomes) == 5 + len(CHECKS)
+    assert len(decision.outcomes) == 6 + len(CHECKS)
 
 
 def test_one_missed_rule_refuses() -> None:
@@ -177,7 +177,7 @@ def test_a_rule_looks_at_the_metric_it_names(metric: str, wanted: float) -> None
 def test_a_decision_keeps_what_it_rests_on() -> None:
     first, second = decided(EASY), decided(Rule(metric="robust", minimum=0.6))
     assert first.gate_digest != second.gate_digest
-    assert first.digests == {"model": "m"}
+    assert first.digests == {"model": "m", "dataset": "s"}
 
 
 # --- sanity checks --------------------------------------------------------------------------------
@@ -199,28 +199,28 @@ def test_a_check_that_did_not_pass_refuses_with_its_evidence(
     name: SanityName, status: Literal["failed", "not run"]
 ) -> None:
     checks = (check(other, status if other == name else "passed") for other in CHECKS)
-    found = refused(decide(gate(EASY), with_checks(*checks), {"model": "m"}))
+    found = refused(decide(gate(EASY), with_checks(*checks), {"model": "m", "dataset": "s"}))
     assert found == {f"sanity: {name}": f"{status}: seen: {name}, 0.1"}
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_check_that_was_not_made_refuses(name: SanityName) -> None:
     checks = (check(other) for other in CHECKS if other != name)
-    found = refused(decide(gate(EASY), with_checks(*checks), {"model": "m"}))
+    found = refused(decide(gate(EASY), with_checks(*checks), {"model": "m", "dataset": "s"}))
     assert found == {f"sanity: {name}": "the evaluation did not make this check"}
 
 
 def test_an_evaluation_without_checks_is_refused_by_every_one() -> None:
-    found = refused(decide(gate(EASY), with_checks(), {"model": "m"}))
+    found = refused(decide(gate(EASY), with_checks(), {"model": "m", "dataset": "s"}))
     assert set(found) == {f"sanity: {name}" for name in CHECKS}
 
 
 def test_a_gate_may_ask_for_some_checks_alone() -> None:
     result = with_checks(check("gradients_not_zero"), check("pgd_gap_small", "failed"))
     some = gate(EASY, sanity=("gradients_not_zero",))
-    assert decide(some, result, {"model": "m"}).passed
+    assert decide(some, result, {"model": "m", "dataset": "s"}).passed
     more = gate(EASY, sanity=("gradients_not_zero", "pgd_gap_small", "square_not_stronger"))
-    found = refused(decide(more, result, {"model": "m"}))
+    found = refused(decide(more, result, {"model": "m", "dataset": "s"}))
     assert set(found) == {"sanity: pgd_gap_small", "sanity: square_not_stronger"}
 
 
@@ -241,10 +241,14 @@ def test_a_rule_on_an_estimate_is_held_against_its_lower_end() -> None:
     estimate = two_phase(rate(900), rate(90, 100))
     result = RESULT.model_copy(update={"robust": estimate})
     for minimum, passes in ((estimate.low, True), (estimate.low + 1e-9, False)):
-        decision = decide(gate(Rule(metric="robust", minimum=minimum)), result, {"model": "m"})
+        decision = decide(
+            gate(Rule(metric="robust", minimum=minimum)), result, {"model": "m", "dataset": "s"}
+        )
         assert decision.passed == passes
         assert decision.outcomes[-1].found == estimate.low
-    point = decide(gate(Rule(metric="robust", minimum=0.81, use="point")), result, {"model": "m"})
+    point = decide(
+        gate(Rule(metric="robust", minimum=0.81, use="point")), result, {"model": "m", "dataset": "s"}
+    )
     assert point.outcomes[-1].found == pytest.approx(0.81)
 
 
@@ -257,7 +261,7 @@ def test_a_rule_on_corruptions_is_held_against_the_lower_end_of_one_rate_on_as_m
 def test_without_corruptions_a_rule_on_them_refuses() -> None:
     shift = RESULT.shift.model_copy(update={"corruptions": ()})
     result = RESULT.model_copy(update={"shift": shift})
-    decision = decide(gate(Rule(metric="corruption", minimum=0.0)), result, {"model": "m"})
+    decision = decide(gate(Rule(metric="corruption", minimum=0.0)), result, {"model": "m", "dataset": "s"})
     assert not decision.passed
     assert decision.outcomes[-1].found is None
 
@@ -282,4 +286,10 @@ def test_a_nan_that_came_in_all_the_same_refuses() -> None:
     use: Literal["lower", "point"]
     for use in ("lower", "point"):
         rule = Rule(metric="robust", minimum=0.0, use=use)
-        assert not decide(gate(rule), result, {"model": "m"}).passed
+        assert not decide(gate(rule), result, {"model": "m", "dataset": "s"}).passed
+
+
+def test_an_evaluation_on_another_snapshot_is_refused() -> None:
+    decision = decide(gate(EASY), RESULT, {"model": "m", "dataset": "another"})
+    assert refused(decision) == {"same snapshot": "the evaluation is on another snapshot"}
+    assert not decide(gate(EASY), RESULT, {"model": "m"}).passed

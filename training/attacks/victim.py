@@ -1,5 +1,6 @@
 """The attacked model: what a search may ask of it, and what counts as fooled."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -56,9 +57,15 @@ class Victim:
     passes: int = 1
     cost: Cost = field(default_factory=Cost)
 
-    def counting(self, cost: Cost) -> "Victim":
-        """Return the same victim with a cost of its own."""
-        return replace(self, cost=cost)
+    def apart(self) -> "Victim":
+        """Return a copy that shares nothing: modules that keep values between their layers are not shared."""
+        return replace(
+            self,
+            model=copy.deepcopy(self.model),
+            search=copy.deepcopy(self.search),
+            precise=copy.deepcopy(self.precise),
+            cost=Cost(),
+        )
 
     def averaging(self, passes: int) -> "Victim":
         """Return the same victim with gradients averaged over ``passes``; the cost is shared."""

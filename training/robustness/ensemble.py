@@ -114,7 +114,8 @@ def run_attack(
 def _run_apgd(
     attack: ApgdAttack, victim: Victim, batch: Batch, threat: ThreatModel, draws: Draws
 ) -> tuple[Tensor, Tensor]:
-    budget = ApgdBudget(threat.norm, threat.epsilon, attack.steps, attack.larger_epsilons)
+    larger = attack.larger_epsilons and threat.norm == "L1"
+    budget = ApgdBudget(threat.norm, threat.epsilon, attack.steps, larger)
     if isinstance(attack, ApgdTargetedAttack):
         return apgd_t(victim, batch, budget, draws, targets=attack.targets, restarts=attack.restarts)
     run = apgd_dlr if isinstance(attack, ApgdDlrAttack) else apgd_ce

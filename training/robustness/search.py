@@ -1,6 +1,6 @@
 """The search for adversarial examples: attack after attack, each on what the earlier ones left."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -67,6 +67,7 @@ class Search:
         self._plan = plan
         self._cost = Cost()
         self._worst: dict[int, Tensor] = {}
+        self._beside = False
 
     def run(self) -> Searched:
         """Attack.
@@ -105,12 +106,13 @@ class Search:
         keyed = evaluation.draws == "per-example"
         cut = partial(parts_of, device=device) if keyed else batches
         parts = cut(given, evaluation.batch_size)
+        self._beside = self._subject.parallel and min(len(parts), torch.get_num_threads()) > 1
         numbered = {id(part): number for number, part in enumerate(parts)}
         found = run_parts(
             lambda at: self._unit(f"{name}-{numbered[id(at)]}", attack, at),
             parts,
             device,
-            in_turn=not self._subject.repeats,
+            in_turn=not self._subject.parallel,
         )
         for at, (unit, cost) in zip(parts, found, strict=True):
             self._take(at[unit["fooled"]], unit["images"], cost)
@@ -134,14 +136,14 @@ class Search:
         if not self._subject.repeats:
             # The model draws the same numbers whether or not earlier parts were kept from a killed run.
             torch.manual_seed(derive_seed(self._plan.seed, "model", attack.name, int(at[0])))
-        victim = self._victim.counting(Cost())
+        victim = self._victim.apart() if self._beside else replace(self._victim, cost=Cost())
         x, labels = images_at(self._subject.test, at, self._subject.device)
         batch = Batch(x, labels, self._natural.logits[at].to(x.device))
         images, fooled = run_attack(attack, victim, batch, self._plan.threat, self._draws(attack, at))
         predictions = labels[fooled]
         if len(predictions):
             with torch.no_grad():
-                predictions = self._subject.model(images[fooled]).argmax(dim=1)
+                predictions = victim.model(images[fooled]).argmax(dim=1)
         # As in the reference: what a randomised model got wrong in some pass counts if it does so once more.
         again = predictions != labels[fooled]
         fooled, predictions = fooled.masked_scatter(fooled, again), predictions[again]

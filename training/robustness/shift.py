@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from training.artefact import digest_file
 from training.attacks.victim import Victim
 from training.data.npz import read_npz
+from training.data.raw import RawData
 from training.data.views import to_channels_first
 from training.errors import TrainingError
 from training.randomness import derive_seed
@@ -82,6 +83,7 @@ def _right(model: nn.Module, x: Tensor, labels: Tensor) -> int:
 def _shifted_set(path: Path, subject: Subject, natural: Natural) -> ShiftedSetResult:
     raw = read_npz(path)
     classes = natural.logits.shape[1]
+    _check_names(path, raw, subject)
     data = LabelledImages(to_channels_first(raw.train.images), torch.from_numpy(raw.train.labels))
     if not len(data):
         msg = f"{path}: holds no examples; give some, or leave evaluation.shift.path out"
@@ -97,6 +99,21 @@ def _shifted_set(path: Path, subject: Subject, natural: Natural) -> ShiftedSetRe
         label_shift=float((shares - before).abs().sum() / 2),
         natural_reweighted=_reweighted(natural, shares),
     )
+
+
+def _check_names(path: Path, raw: RawData, subject: Subject) -> None:
+    """Refuse class names in another order: labels would mean other classes.
+
+    Raises:
+        TrainingError: the set's own names are not the model's, or it holds a second set.
+    """
+    own = not all(name.isdecimal() for name in raw.class_names)
+    if own and raw.class_names != subject.class_names:
+        msg = f"{path}: its class_names are not the model's; give the same names in the same order"
+        raise TrainingError(msg)
+    if raw.test is not None:
+        msg = f"{path}: holds x_test too; a shifted test set is x and y alone"
+        raise TrainingError(msg)
 
 
 def _right_of_set(subject: Subject, data: LabelledImages) -> int:

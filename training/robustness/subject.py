@@ -19,7 +19,8 @@ class Subject:
     """A model in eval mode on ``device``, its digest, the test side, its digest and the class names.
 
     ``teacher`` is the clean model on the same device and ``train`` the training side: the checks that
-    need them are not run without. ``repeats`` is false for a model that draws random numbers.
+    need them are not run without. ``repeats`` is false for a model that draws random numbers,
+    ``copyable`` for one that cannot be copied.
     """
 
     model: nn.Module
@@ -31,6 +32,12 @@ class Subject:
     teacher: nn.Module | None = None
     train: LabelledImages | None = None
     repeats: bool = True
+    copyable: bool = True
+
+    @property
+    def parallel(self) -> bool:
+        """Whether parts may be worked on beside each other, each with a copy of the model."""
+        return self.repeats and self.copyable
 
 
 @dataclass(frozen=True)

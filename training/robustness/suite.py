@@ -1,11 +1,12 @@
 """One evaluation of one model: natural accuracy, the ensemble, the curve, the checks, the shifts."""
 
 import contextlib
+import copy
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.attacks.draws import KeyedDraws
 from training.attacks.gradients import frozen
@@ -79,7 +80,9 @@ class Suite:
             self._seed_model("natural")
             natural = natural_logits(subject, count, plan.evaluation.batch_size)
             probe, _ = subject.test.batch(0, _PROBE, subject.device)
-            self._subject = subject = replace(subject, repeats=repeats(subject.model, probe))
+            self._subject = subject = replace(
+                subject, repeats=repeats(subject.model, probe), copyable=_copyable(subject.model)
+            )
             victim, precision = make_victim(subject, plan)
             searched = Search(victim, subject, natural, plan).run()
             strip = self._strip(natural, searched)
@@ -136,13 +139,16 @@ class Suite:
         device = self._subject.device
 
         def standing(at: Tensor) -> int:
+            own = victim.apart() if self._subject.parallel else victim
             x, labels = images_at(self._subject.test, at, device)
             batch = Batch(x, labels, natural.logits[at].to(x.device))
-            fooled = pgd(victim, batch, ascent, KeyedDraws(seed, as_rows(at)), restarts=attack.restarts)[1]
+            fooled = pgd(own, batch, ascent, KeyedDraws(seed, as_rows(at)), restarts=attack.restarts)[1]
             return int((~fooled).sum())
 
         parts = parts_of(right, self._plan.evaluation.batch_size, device)
-        return Rate(count=sum(run_parts(standing, parts, device, in_turn=not self._subject.repeats)), n=count)
+        return Rate(
+            count=sum(run_parts(standing, parts, device, in_turn=not self._subject.parallel)), n=count
+        )
 
     def _shift(self, victim: Victim, natural: Natural) -> ShiftResult:
         self._seed_model("shift")
@@ -197,6 +203,14 @@ class Suite:
             gradient=searched.cost.gradient,
             skipped=skipped_in_words(searched.outcomes, searched.attacks),
         )
+
+
+def _copyable(model: nn.Module) -> bool:
+    try:
+        copy.deepcopy(model)
+    except Exception:  # noqa: BLE001 - whatever a module's own copying raises
+        return False
+    return True
 
 
 def _following_gradients(attacks: tuple[EvaluationAttack, ...]) -> int:

@@ -64,9 +64,10 @@ def _under(
     count = _count(plan.evaluation.shift, natural)
 
     def standing(at: Tensor) -> int:
+        own = victim.apart() if subject.parallel else victim
         x, labels = images_at(subject.test, at, subject.device)
         batch = Batch(x, labels, natural.logits[at].to(x.device))
-        _, fooled = apgd_ce(victim, batch, budget, KeyedDraws(seed, as_rows(at)), attack.restarts)
+        _, fooled = apgd_ce(own, batch, budget, KeyedDraws(seed, as_rows(at)), attack.restarts)
         return int((~fooled).sum())
 
     parts = parts_of(natural.right[:count].nonzero().squeeze(1), plan.evaluation.batch_size, subject.device)
@@ -75,7 +76,7 @@ def _under(
         epsilon=threat.epsilon,
         description=f"APGD-CE, {attack.steps} steps, {attack.restarts} random start(s)",
         accuracy=Rate(
-            count=sum(run_parts(standing, parts, subject.device, in_turn=not subject.repeats)), n=count
+            count=sum(run_parts(standing, parts, subject.device, in_turn=not subject.parallel)), n=count
         ),
     )
 

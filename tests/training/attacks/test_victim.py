@@ -1,14 +1,12 @@
 """The attacked model: what counts as fooled, what it costs, and averaged gradients."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from training.attacks.gradients import input_gradient
 from training.attacks.losses import cross_entropy
-from training.attacks.victim import Batch, Cost, Victim
+from training.attacks.victim import Batch, Victim
 from training.errors import TrainingError
 
 LABELS = torch.tensor([0, 0, 0, 0])
@@ -132,12 +130,14 @@ def test_victims_that_average_share_the_cost() -> None:
     assert victim.passes == 1
 
 
-def test_a_victim_may_count_for_itself() -> None:
-    victim, own = Victim(Fixed(), search=Gullible(), passes=2, hurried=True), Cost()
-    other = victim.counting(own)
+def test_a_victim_apart_shares_nothing() -> None:
+    victim = Victim(Fixed(), search=Gullible(), passes=2, hurried=True)
+    other = victim.apart()
     other.logits(images(0, 1))
-    assert (own.forward, victim.cost.forward) == (2, 0)
-    assert other == replace(victim, cost=own)
+    assert (other.cost.forward, victim.cost.forward) == (2, 0)
+    assert other.model is not victim.model
+    assert other.search is not victim.search
+    assert (other.passes, other.hurried, other.precise) == (2, True, None)
 
 
 def test_an_attack_that_measures_distances_searches_the_precise_copy() -> None:

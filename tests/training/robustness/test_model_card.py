@@ -74,7 +74,9 @@ def _decision(result: EvaluationResult) -> Decision:
     gate = Gate(
         minimum_examples=1, rules=(Rule(metric="robust", minimum=0.99), Rule(metric="no|pe", minimum=0))
     )
-    return decide(gate, result, {"model": result.model_digest, "student": "12" * 32})
+    return decide(
+        gate, result, {"model": result.model_digest, "dataset": result.snapshot_digest, "student": "12" * 32}
+    )
 
 
 # --- what it tells --------------------------------------------------------------------------------

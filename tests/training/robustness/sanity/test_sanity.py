@@ -421,3 +421,8 @@ def test_the_inspected_model_is_left_as_it_was() -> None:
         run_sanity(complete(model=model))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_ensemble_weaker_than_pgd_is_caught() -> None:
+    found = check("pgd_gap_small", inspection(outcomes=outcomes(stands=True), threat_model=threat(0.5)))
+    assert found.status == "failed", found
