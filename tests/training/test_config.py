@@ -383,3 +383,9 @@ def test_a_field_of_another_alternative_is_refused() -> None:
 
 def test_objects_are_taken_as_they_are() -> None:
     assert phase(objective=PgdAt(name="pgd_at")).objective == PgdAt(name="pgd_at")
+
+
+def test_a_norm_stands_once_among_the_unseen_threats() -> None:
+    twice: dict[str, object] = {"threats": [{"norm": "L2", "epsilon": 0.5}, {"norm": "L2", "epsilon": 0.001}]}
+    assert message(Shift, twice).startswith("threats: L2 stands twice")
+    assert len(Shift.model_validate({"threats": [{"norm": "L2"}, {"norm": "L1"}]}).threats) == 2

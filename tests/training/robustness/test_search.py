@@ -490,3 +490,34 @@ def test_with_the_references_draws_the_verdicts_are_autoattacks(
     assert found.stands[-1].tolist() == as_the_reference(plan.evaluation, model, unseen, threat)
     counts = [int(stands.sum()) for stands in found.stands]
     assert 96 > counts[0] > counts[1] >= counts[2] >= counts[3] > 0
+
+
+class Remembering(nn.Module):
+    """Keep what the first layer gave, as hooks and losses of their own do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < 0:  # torch.fx cannot trace this: the model is searched as it is
+            return x
+        self.kept = x * 1.0
+        torch.zeros(200, 200) @ torch.zeros(200, 200)  # time for another thread
+        logits: Tensor = self.inner(self.kept)
+        return logits
+
+
+def test_threads_do_not_share_a_module_that_keeps_values(trained: Classifier, unseen: LabelledImages) -> None:
+    plan = plan_of(ThreatModel(epsilon=0.08), attacks=(PgdAttack(steps=5),))
+    subject = subject_of(Remembering(trained.float()), unseen)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = searched(subject, plan).outcomes
+        torch.set_num_threads(3)
+        beside = searched(subject, plan).outcomes
+    finally:
+        torch.set_num_threads(threads)
+    assert np.array_equal(alone.stands, beside.stands)

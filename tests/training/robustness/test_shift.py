@@ -226,3 +226,23 @@ def test_a_missing_or_empty_set_is_refused_in_one_line(subject: Subject, tmp_pat
     empty = saved(tmp_path, subject.test.images[:0], subject.test.labels[:0])
     with pytest.raises(TemperError, match=r"shifted\.npz: holds no examples; give some"):
         measured(subject, path=empty)
+
+
+def test_a_set_whose_class_names_are_not_the_models_is_refused(subject: Subject, tmp_path: Path) -> None:
+    images = subject.test.images.permute(0, 2, 3, 1).numpy()
+    labels = subject.test.labels.numpy()
+    path = tmp_path / "named.npz"
+    np.savez(path, x=images, y=labels, class_names=np.array(subject.class_names))
+    assert measured(subject, path=str(path)).shifted is not None
+    np.savez(path, x=images, y=labels, class_names=np.array(subject.class_names[::-1]))
+    with pytest.raises(TrainingError, match="class_names are not the model's"):
+        measured(subject, path=str(path))
+
+
+def test_a_set_with_a_second_set_in_it_is_refused(subject: Subject, tmp_path: Path) -> None:
+    images = subject.test.images.permute(0, 2, 3, 1).numpy()
+    labels = subject.test.labels.numpy()
+    path = tmp_path / "two.npz"
+    np.savez(path, x=images, y=labels, x_test=images, y_test=labels)
+    with pytest.raises(TrainingError, match="holds x_test too"):
+        measured(subject, path=str(path))
